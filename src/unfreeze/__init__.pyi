@@ -152,6 +152,8 @@ def compare(
     store: Literal["auto", "memory", "disk", "off"] = "auto",
     store_budget: float = 16.0,
     limit: int | None = None,
+    label_separator: str | None = None,
+    label_columns: str | Sequence[str] | None = None,
     labels: str | PathLike[str] | None = None,
     label_column: str | None = None,
     split_from: str | PathLike[str] | None = None,
@@ -220,8 +222,8 @@ def compare(
     Parameters:
         data: one or more: folder, archive, CSV or Parquet file, shards, URL or built-in name.
         label_smoothing: label smoothing: fraction of each label that is spread over all classes.
-        class_weights: class weights in the loss: equal (none), inverse frequency (balanced), or its square root (sqrt). One of: 'none', 'balanced', 'sqrt'.
-        sampling: sampling of an epoch: each image once (natural), or the same number of every class (balanced). One of: 'natural', 'balanced'.
+        class_weights: class weights in the loss: equal (none), inverse frequency (balanced), or its square root (sqrt); multilabel: of the images that have a label, by those that do not. One of: 'none', 'balanced', 'sqrt'.
+        sampling: sampling of an epoch: each image once (natural), or the same number of every class (balanced; multilabel: of an image's rarest label). One of: 'natural', 'balanced'.
         mixup: mixup: alpha of the beta distribution, often 0.2 (0: off).
         cutmix: CutMix: alpha of the beta distribution, often 1 (0: off); with mixup each batch uses one of the two.
         clip_grad: gradient clipping: maximum norm (0: off).
@@ -237,6 +239,8 @@ def compare(
         store: pixel cache: keep decoded images in memory, on disk (a memory map that processes and later runs share), or off; auto uses memory for one process up to 1 GiB, else disk. One of: 'auto', 'memory', 'disk', 'off'.
         store_budget: size limit of the pixel cache in GiB, in memory or on disk.
         limit: use at most N training images.
+        label_separator: what separates the labels of an image in the column of labels.
+        label_columns: columns of 0 and 1, one for each class, instead of a column of labels: a,b,c; an empty field is unknown.
         labels: source of the labels: a CSV or Parquet file (path, label, optional split and group) matched by file name, another column of the list itself, or a regular expression whose first group in an image's path is its label.
         label_column: column of the labels in the file of labels, or in DATA if that is a list.
         split_from: source of the splits: a run, or a CSV like its split.csv; images that it does not list are not used.
@@ -287,11 +291,11 @@ def compare(
         labels_per_class: use at most N training images of each class.
         label_fraction: use this fraction of the training images.
         group_by: keep images of one group in the same split: a CSV column, or a regular expression whose first group names the group (default: the CSV's column `group`, if any).
-        task: what is learned: classification, segmentation, text-classification, or a task that another package registers; auto is segmentation if masks lie beside the images, and text-classification for a table with a column of texts. One of: 'auto', 'classification', 'segmentation', 'text-classification'.
+        task: what is learned: classification, multilabel (several labels for an image), segmentation, text-classification, or a task that another package registers; auto is segmentation if masks lie beside the images, text-classification for a table with a column of texts, and multilabel for a table with several labels for an image. One of: 'auto', 'classification', 'multilabel', 'segmentation', 'text-classification'.
         masks: folder or archive with the masks, under the names of the images.
         mask_classes: CSV that names the classes of mask values or colours: id,name or r,g,b,name.
         ignore_index: mask value that counts neither in the loss nor in metrics.
-        loss: loss: ce (cross-entropy), dice, focal, jaccard, lovasz or tversky, or a sum such as ce+dice.
+        loss: loss: bce (binary cross-entropy) or asymmetric for multilabel; ce (cross-entropy), dice, focal, jaccard, lovasz or tversky, or a sum such as ce+dice, for segmentation.
         seeds: runs for each of the weights; the seed sets labels, validation split, new layers and data order.
         rates: learning rates to try for each of the weights and seeds; the best on validation is evaluated (None: lr, else the usual one of the weights).
         test: test set, evaluated once at the end of each run (None: test of DATA, else val).
@@ -320,6 +324,8 @@ def compare(
     store: Literal["auto", "memory", "disk", "off"] = "auto",
     store_budget: float = 16.0,
     limit: int | None = None,
+    label_separator: str | None = None,
+    label_columns: str | Sequence[str] | None = None,
     labels: str | PathLike[str] | None = None,
     label_column: str | None = None,
     split_from: str | PathLike[str] | None = None,
@@ -402,6 +408,8 @@ def compare(
     store: Literal["auto", "memory", "disk", "off"] = "auto",
     store_budget: float = 16.0,
     limit: int | None = None,
+    label_separator: str | None = None,
+    label_columns: str | Sequence[str] | None = None,
     labels: str | PathLike[str] | None = None,
     label_column: str | None = None,
     split_from: str | PathLike[str] | None = None,
@@ -566,6 +574,8 @@ def evaluate(
     workers: int | None = None,
     batch_size: int = 64,
     data_root: str | PathLike[str] = "data",
+    label_separator: str | None = None,
+    label_columns: str | Sequence[str] | None = None,
     labels: str | PathLike[str] | None = None,
     label_column: str | None = None,
     split_from: str | PathLike[str] | None = None,
@@ -590,6 +600,8 @@ def evaluate(
         workers: data loading workers (0: load in the main process).
         batch_size: images per batch.
         data_root: folder for built-in datasets.
+        label_separator: what separates the labels of an image in the column of labels.
+        label_columns: columns of 0 and 1, one for each class, instead of a column of labels: a,b,c; an empty field is unknown.
         labels: source of the labels: a CSV or Parquet file (path, label, optional split and group) matched by file name, another column of the list itself, or a regular expression whose first group in an image's path is its label.
         label_column: column of the labels in the file of labels, or in DATA if that is a list.
         split_from: source of the splits: a run, or a CSV like its split.csv; images that it does not list are not used.
@@ -654,6 +666,8 @@ def finetune(
     store: Literal["auto", "memory", "disk", "off"] = "auto",
     store_budget: float = 16.0,
     limit: int | None = None,
+    label_separator: str | None = None,
+    label_columns: str | Sequence[str] | None = None,
     labels: str | PathLike[str] | None = None,
     label_column: str | None = None,
     split_from: str | PathLike[str] | None = None,
@@ -721,8 +735,8 @@ def finetune(
         data: one or more: folder, archive, CSV or Parquet file, shards, URL or built-in name.
         time_budget: time that the run may take (30m, 1h, 1-12:00:00, or minutes): architecture, image size and epochs that are not given are chosen to fit, by the speed measured on this machine.
         label_smoothing: label smoothing: fraction of each label that is spread over all classes.
-        class_weights: class weights in the loss: equal (none), inverse frequency (balanced), or its square root (sqrt). One of: 'none', 'balanced', 'sqrt'.
-        sampling: sampling of an epoch: each image once (natural), or the same number of every class (balanced). One of: 'natural', 'balanced'.
+        class_weights: class weights in the loss: equal (none), inverse frequency (balanced), or its square root (sqrt); multilabel: of the images that have a label, by those that do not. One of: 'none', 'balanced', 'sqrt'.
+        sampling: sampling of an epoch: each image once (natural), or the same number of every class (balanced; multilabel: of an image's rarest label). One of: 'natural', 'balanced'.
         mixup: mixup: alpha of the beta distribution, often 0.2 (0: off).
         cutmix: CutMix: alpha of the beta distribution, often 1 (0: off); with mixup each batch uses one of the two.
         clip_grad: gradient clipping: maximum norm (0: off).
@@ -738,6 +752,8 @@ def finetune(
         store: pixel cache: keep decoded images in memory, on disk (a memory map that processes and later runs share), or off; auto uses memory for one process up to 1 GiB, else disk. One of: 'auto', 'memory', 'disk', 'off'.
         store_budget: size limit of the pixel cache in GiB, in memory or on disk.
         limit: use at most N training images.
+        label_separator: what separates the labels of an image in the column of labels.
+        label_columns: columns of 0 and 1, one for each class, instead of a column of labels: a,b,c; an empty field is unknown.
         labels: source of the labels: a CSV or Parquet file (path, label, optional split and group) matched by file name, another column of the list itself, or a regular expression whose first group in an image's path is its label.
         label_column: column of the labels in the file of labels, or in DATA if that is a list.
         split_from: source of the splits: a run, or a CSV like its split.csv; images that it does not list are not used.
@@ -788,11 +804,11 @@ def finetune(
         labels_per_class: use at most N training images of each class.
         label_fraction: use this fraction of the training images.
         group_by: keep images of one group in the same split: a CSV column, or a regular expression whose first group names the group (default: the CSV's column `group`, if any).
-        task: what is learned: classification, segmentation, text-classification, or a task that another package registers; auto is segmentation if masks lie beside the images, and text-classification for a table with a column of texts. One of: 'auto', 'classification', 'segmentation', 'text-classification'.
+        task: what is learned: classification, multilabel (several labels for an image), segmentation, text-classification, or a task that another package registers; auto is segmentation if masks lie beside the images, text-classification for a table with a column of texts, and multilabel for a table with several labels for an image. One of: 'auto', 'classification', 'multilabel', 'segmentation', 'text-classification'.
         masks: folder or archive with the masks, under the names of the images.
         mask_classes: CSV that names the classes of mask values or colours: id,name or r,g,b,name.
         ignore_index: mask value that counts neither in the loss nor in metrics.
-        loss: loss: ce (cross-entropy), dice, focal, jaccard, lovasz or tversky, or a sum such as ce+dice.
+        loss: loss: bce (binary cross-entropy) or asymmetric for multilabel; ce (cross-entropy), dice, focal, jaccard, lovasz or tversky, or a sum such as ce+dice, for segmentation.
         folds: k-fold cross-validation before the run itself: number of folds (0: off).
         repeats: repeat cross-validation with N seeds; without folds, N validation splits.
         progress: show progress (None: if in a notebook or a terminal).
@@ -820,6 +836,8 @@ def finetune(
     store: Literal["auto", "memory", "disk", "off"] = "auto",
     store_budget: float = 16.0,
     limit: int | None = None,
+    label_separator: str | None = None,
+    label_columns: str | Sequence[str] | None = None,
     labels: str | PathLike[str] | None = None,
     label_column: str | None = None,
     split_from: str | PathLike[str] | None = None,
@@ -902,6 +920,8 @@ def finetune(
     store: Literal["auto", "memory", "disk", "off"] = "auto",
     store_budget: float = 16.0,
     limit: int | None = None,
+    label_separator: str | None = None,
+    label_columns: str | Sequence[str] | None = None,
     labels: str | PathLike[str] | None = None,
     label_column: str | None = None,
     split_from: str | PathLike[str] | None = None,

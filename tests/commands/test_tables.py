@@ -159,13 +159,18 @@ def test_several_labels_to_a_image_end_with_3_or_are_said(images, run, tmp_path)
     labels = ["red", "red|blue", "blue", "red", "blue|red", "blue"]
     lines = [f"{place}.png,{label}" for place, label in enumerate(labels)]
     (tmp_path / "l.csv").write_text("\n".join(["path,label", *lines]) + "\n")
+    single = ("--task", "classification")
     for words in (
-        ("finetune", tmp_path / "l.csv", *TINY, "--out", tmp_path / "r"),
-        ("compare", tmp_path / "l.csv", "--weights", "none", run[0], "--out", tmp_path / "c"),
+        ("finetune", tmp_path / "l.csv", *TINY, *single, "--out", tmp_path / "r"),
+        ("compare", tmp_path / "l.csv", *single, "--weights", "none", run[0], "--out",
+         tmp_path / "c"),
         ("evaluate", run[0], tmp_path / "l.csv"),
-    ):
+    ):  # fmt: skip
         code, _, told = called(*words)
         assert code == 3 and "2 of 6 images have several labels" in told, words
+        assert "finetune --task multilabel" in told
+    code, found, told = called("finetune", tmp_path / "l.csv", *TINY, "--dry-run")
+    assert code == 0 and "blue 4, red 4" in told and found["classes"] == ["blue", "red"]
     code, found, _ = called("scan", tmp_path / "l.csv")
     assert code == 0 and any("labels are ignored here" in note for note in found["notes"])
     words = ["--arch", "unfreeze/tiny", "--epochs", 0, "--device", "cpu", "--out", tmp_path / "p"]

@@ -61,12 +61,5 @@ def command_after_dry_run(
 
 def _predictions(result: Any) -> str:
     """CSV: path, label, probability and what was asked for; or the values of another task."""
-    if result and isinstance(result[0], dict):
-        values = ([_shown(value) for value in row.values()] for row in result)
-        return csv_text([tuple(result[0]), *values]).rstrip("\n")
     columns, rows = result.cells()
     return csv_text([columns, *rows]).rstrip("\n")
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -107,11 +107,27 @@ class Predictions(Displayed, list[Prediction]):
 
 
 class TaskPredictions(Displayed, list[dict[str, Any]]):
-    """The predictions of another task than classification, in the order of the images."""
+    """The predictions of another task than classification, in the order of the images.
+
+    `table`: each as texts and numbers.
+    """
+
+    def __init__(
+        self, predictions: Iterable[dict[str, Any]], table: Sequence[dict[str, Any]] | None = None
+    ) -> None:
+        super().__init__(predictions)
+        self.table: Sequence[dict[str, Any]] = self if table is None else table
+
+    def cells(self) -> tuple[tuple[str, ...], list[list[str]]]:
+        """(columns, rows) of the table on stdout."""
+        columns = tuple(self.table[0]) if self.table else ("path",)
+        shown = [[f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()]
+                 for row in self.table]  # fmt: skip
+        return columns, shown
 
     def display(self) -> Display:
         """The content to display on a console or in a notebook."""
-        return task_predictions_display(self)
+        return task_predictions_display(self.table)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per image: `path` and the task's values."""
@@ -184,6 +200,8 @@ def _predictions(
     if isinstance(network, Classifier) and s.unknown is not None:
         known = load_known_images(s.run, network.card)
         known.check(s.unknown)  # before the work, as the outputs are
+    if isinstance(network, TaskModel):
+        network.task.configure(s)
     columns = (
         network.columns
         if isinstance(network, TaskModel)
@@ -209,9 +227,10 @@ def _predictions(
         outputs = run_inference(network, names, reads, batch_size=s.batch_size, console=console)
         _warn_cropped(outputs, console)
         values = network.label([names[row] for row in outputs.kept.tolist()], outputs.values)
+        cells = [network.cells(value) for value in values]
         if out:
-            _write_values(form, out, columns, values)
-        return TaskPredictions(values)
+            _write_values(form, out, columns, values, cells)
+        return TaskPredictions(values, cells)
     outputs, decisions = _classified(network, known, names, reads, s, console)
     _warn_cropped(outputs, console)
     readable = [names[position] for position in outputs.kept.tolist()]
@@ -273,17 +292,20 @@ def _warn_cropped(outputs: Outputs, console: Console) -> None:
 
 
 def _write_values(
-    form: str, out: Path, columns: Sequence[str], values: list[dict[str, Any]]
+    form: str,
+    out: Path,
+    columns: Sequence[str],
+    values: list[dict[str, Any]],
+    cells: Sequence[dict[str, Any]],
 ) -> None:
     if form == "jsonl":
         write_json_lines(out, values)
     else:
-        write_csv(out, columns, ([str(v) for v in value.values()] for value in values))
+        write_csv(out, columns, ([str(v) for v in row.values()] for row in cells))
 
 
 def _check_task(s: PredictSettings, network: Classifier | TaskModel) -> None:
     """UsageError for settings that the model's task does not have."""
-    other = isinstance(network, TaskModel)
     if s.overlay and not (isinstance(network, TaskModel) and network.task.dense):
         raise UsageError("--overlay is for segmentation.", "Omit it.")
     classes = {
@@ -293,12 +315,12 @@ def _check_task(s: PredictSettings, network: Classifier | TaskModel) -> None:
         "unknown": s.unknown is not None,
     }
     for name, given in classes.items():
-        if given and other:
+        if given and isinstance(network, TaskModel) and name not in network.task.supports:
             raise UsageError(f"{flag(name)} is for classification.", f"Omit {flag(name)}.")
     if s.format is not None and isinstance(network, TaskModel) and network.task.dense:
         raise UsageError("--format is that of a file; segmentation writes masks.", "Omit it.")
     texts = isinstance(network.preprocess, TextPreprocess)
-    if s.format == "label-studio" and (other or texts):
+    if s.format == "label-studio" and (isinstance(network, TaskModel) or texts):
         raise UsageError("--format label-studio is for classes of images.", "Use jsonl or csv.")
     if s.sort_into and texts:
         raise UsageError("--sort-into copies images; this model is for texts.", "Omit it.")

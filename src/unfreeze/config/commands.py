@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from unfreeze.config.field import setting
 from unfreeze.config.finetune import FinetuneOptions
 from unfreeze.config.pretrain import AUGMENTS
-from unfreeze.config.shared import SEEDS, CallOptions, LabelOptions, MachineOptions, data_setting
+from unfreeze.config.shared import (
+    SEEDS,
+    CallOptions,
+    LabelOptions,
+    LabelSetOptions,
+    MachineOptions,
+    data_setting,
+)
 
 TFIDF = "tfidf"  # of --weights: the baseline of texts, no network
 
@@ -133,7 +140,7 @@ class _InferenceOptions(MachineOptions):
 
 
 @dataclass(frozen=True)
-class EvaluateSettings(CallOptions, LabelOptions, _InferenceOptions):
+class EvaluateSettings(CallOptions, LabelOptions, LabelSetOptions, _InferenceOptions):
     """Evaluates a model on labelled images: accuracy with interval, confusion matrix, mistakes."""
 
     run: str = setting("", "a run folder, or its model/ folder", positional=True, path="input")

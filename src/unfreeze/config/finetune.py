@@ -7,6 +7,7 @@ from unfreeze.config.shared import (
     CallOptions,
     ImageOptions,
     LabelOptions,
+    LabelSetOptions,
     MachineOptions,
     RunOptions,
     TimeBudgetOptions,
@@ -14,7 +15,7 @@ from unfreeze.config.shared import (
 )
 
 CLASSIFICATION, SEGMENTATION = "classification", "segmentation"  # built-in tasks
-TEXT_CLASSIFICATION = "text-classification"
+TEXT_CLASSIFICATION, MULTILABEL = "text-classification", "multilabel"
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,14 @@ class TrainingOptions:
     class_weights: str = setting(
         "none",
         "class weights in the loss: equal (none), inverse frequency (balanced), or its square root "
-        "(sqrt)",
+        "(sqrt); multilabel: of the images that have a label, by those that do not",
         choices=("none", "balanced", "sqrt"),
         group="training",
     )
     sampling: str = setting(
         "natural",
         "sampling of an epoch: each image once (natural), or the same number of every class "
-        "(balanced)",
+        "(balanced; multilabel: of an image's rarest label)",
         choices=("natural", "balanced"),
         group="training",
     )
@@ -75,7 +76,13 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class FinetuneOptions(
-    CallOptions, RunOptions, LabelOptions, ImageOptions, MachineOptions, TrainingOptions
+    CallOptions,
+    RunOptions,
+    LabelOptions,
+    LabelSetOptions,
+    ImageOptions,
+    MachineOptions,
+    TrainingOptions,
 ):
     """Settings of one transfer learning run; `compare` shares them."""
 
@@ -275,10 +282,11 @@ class FinetuneOptions(
     )
     task: str = setting(
         "auto",
-        "what is learned: classification, segmentation, text-classification, or a task that "
-        "another package registers; auto is segmentation if masks lie beside the images, and "
-        "text-classification for a table with a column of texts",
-        choices=("auto", CLASSIFICATION, SEGMENTATION, TEXT_CLASSIFICATION),
+        "what is learned: classification, multilabel (several labels for an image), segmentation, "
+        "text-classification, or a task that another package registers; auto is segmentation if "
+        "masks lie beside the images, text-classification for a table with a column of texts, and "
+        "multilabel for a table with several labels for an image",
+        choices=("auto", CLASSIFICATION, MULTILABEL, SEGMENTATION, TEXT_CLASSIFICATION),
         plugins="finetune",
         group="data",
     )
@@ -307,10 +315,10 @@ class FinetuneOptions(
     )
     loss: str | None = setting(
         None,
-        "loss: ce (cross-entropy), dice, focal, jaccard, lovasz or tversky, or a sum such as "
-        "ce+dice",
-        group=SEGMENTATION,
-        unset="ce+dice",
+        "loss: bce (binary cross-entropy) or asymmetric for multilabel; ce (cross-entropy), dice, "
+        "focal, jaccard, lovasz or tversky, or a sum such as ce+dice, for segmentation",
+        group="training",
+        unset="bce; segmentation: ce+dice",
     )
 
 

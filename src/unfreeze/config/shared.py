@@ -100,6 +100,28 @@ class LabelOptions:
     )
 
 
+@dataclass(frozen=True)
+class LabelSetOptions:
+    """Images with several labels."""
+
+    label_separator: str | None = setting(
+        None,
+        "what separates the labels of an image in the column of labels",
+        group="multilabel",
+        metavar="TEXT",
+        unset="that of the model, ; or |",
+    )
+    label_columns: tuple[str, ...] | None = setting(
+        None,
+        "columns of 0 and 1, one for each class, instead of a column of labels: a,b,c; an empty "
+        "field is unknown",
+        group="multilabel",
+        metavar="NAME",
+        unset="those of the model, or none",
+        whole=True,
+    )
+
+
 def label_arguments(s: LabelOptions) -> dict[str, Any]:
     """The keyword arguments of `build_index` for these settings."""
     return {"labels": s.labels, "label_column": s.label_column, "split_from": s.split_from}

@@ -16,6 +16,7 @@ from unfreeze.models.position_embeddings import native_size
 from unfreeze.models.segmentation import is_segmentation_arch
 from unfreeze.models.stem import first_convolution
 from unfreeze.models.text import is_text_arch
+from unfreeze.tasks.registry import task_of_card
 from unfreeze.transfer.predictor import (
     InferenceNetwork,
     load_classifier,
@@ -31,7 +32,9 @@ class ExportedModel:
     Maps [B, C, h, w] are the scores of each pixel of a segmentation network. `run`: name of the
     run's folder; `folder`: the model's folder; `missing`: dotted names of a backbone's removed
     head, () for a classifier. `with_preprocessing`: the exported program takes one image, uint8
-    [H, W, 3] of any size, and gives probabilities [C] or features [D].
+    [H, W, 3] of any size, and gives probabilities [C] or features [D]. `thresholds`: of several
+    labels for an image, the probability of each class from which on an image has it; None if it has
+    one label.
     """
 
     run: str
@@ -41,6 +44,7 @@ class ExportedModel:
     preprocess: Preprocess
     missing: tuple[str, ...]
     with_preprocessing: bool = False
+    thresholds: list[float] | None = None
 
     @property
     def library(self) -> str:
@@ -126,8 +130,10 @@ def load_exported_model(run: str | Path, *, with_preprocessing: bool = False) ->
     UsageError for a model that `with_preprocessing` does not support.
     """
     card = read_card(run)
+    task = task_of_card(card.task, card.outputs, card.task_state)
     dense = is_segmentation_arch(card.arch)
-    if card.kind == "predictor" and not dense:
+    thresholds = None if task is None else task.decision_thresholds()
+    if task is not None and not dense and thresholds is None:
         raise UsageError(
             f"Models of the task {card.task} cannot be exported.",
             "unfreeze.load(RUN) returns it as an nn.Module; the model/ folder alone is enough.",
@@ -139,7 +145,7 @@ def load_exported_model(run: str | Path, *, with_preprocessing: bool = False) ->
             "Omit it: the README of the export shows how to preprocess.",
         )
     model: InferenceNetwork
-    if dense:
+    if task is not None:
         model = load_task_model(run)
     elif card.kind == "classifier":
         model = load_classifier(run)
@@ -153,4 +159,5 @@ def load_exported_model(run: str | Path, *, with_preprocessing: bool = False) ->
         preprocess=model.preprocess,
         missing=() if dense else removed_heads(model.network),
         with_preprocessing=with_preprocessing,
+        thresholds=thresholds,
     )

@@ -46,6 +46,7 @@ def write_about(
         "classes": list(card.classes),
         "temperature": card.temperature,
         "with_preprocessing": subject.with_preprocessing,
+        **({"thresholds": subject.thresholds} if subject.thresholds is not None else {}),
         "preprocess": subject.preprocess.as_dict(),
         "provenance": {"run": subject.run, **card.provenance},
         "matched": agreement.matched,
@@ -162,6 +163,12 @@ def _what(subject: ExportedModel) -> str:
             f"A segmentation network with {len(subject.card.classes)} classes: "
             f"{', '.join(subject.card.classes)}. It maps images of {height}x{width} pixels to the "
             f"scores of each pixel.{tiles * (subject.preprocess.fit == 'tile')}"
+        )
+    if subject.thresholds is not None:
+        return (
+            f"A network with {len(subject.card.classes)} classes, of which an image may have "
+            f"several: {', '.join(subject.card.classes)}. A label is predicted from the threshold "
+            f"of its class on, which is in `{ABOUT}`."
         )
     return (
         f"A classifier{' of texts' * subject.texts} with {len(subject.card.classes)} classes: "

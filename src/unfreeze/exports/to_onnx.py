@@ -164,6 +164,7 @@ def _metadata(subject: ExportedModel) -> dict[str, str]:
         "classes": json.dumps(list(card.classes), ensure_ascii=False),
         "preprocess": json.dumps(subject.preprocess.as_dict()),
         "temperature": json.dumps(card.temperature),
+        **({"thresholds": json.dumps(subject.thresholds)} if subject.thresholds else {}),
         "arch": card.arch,
         "gives": subject.gives,
         "unfreeze": __version__,

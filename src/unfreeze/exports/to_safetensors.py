@@ -34,7 +34,7 @@ class Safetensors:
     def read(self, subject: ExportedModel, folder: Path) -> LoadedExport:
         """Build the network of the card and load the tensors."""
         tensors, card = load_model(folder)
-        if subject.gives == "maps":
+        if card.kind == "predictor":
             return LoadedExport(load_task_model(folder), tensors)
         load = load_classifier if card.kind == "classifier" else load_features
         return LoadedExport(load(folder), tensors)

@@ -86,6 +86,12 @@ _MASK_LINES = (
     f'classes = json.loads(pathlib.Path("{ABOUT}").read_text(encoding="utf-8"))["classes"]',
     "print({name: float((ids == number).mean()) for number, name in enumerate(classes)})",
 )
+# the labels of an image, each from its threshold on
+_LABEL_LINES = (
+    f'about = json.loads(pathlib.Path("{ABOUT}").read_text(encoding="utf-8"))',
+    'named = zip(about["classes"], probabilities, about["thresholds"])',
+    "print({name: float(p) for name, p, threshold in named if p >= threshold})",
+)
 _IMPORT = ("from prepare import prepare  # prepare.py in this folder",)
 
 
@@ -97,6 +103,8 @@ def torch_lines(subject: ExportedModel) -> list[str]:
         return [*lines, "print(features.shape)"]
     if subject.gives == "maps":
         return ["import numpy", *lines, "maps = maps.numpy()", *_MASK_LINES]
+    if subject.thresholds is not None:
+        return [*lines, "probabilities = scores.sigmoid()[0].numpy()", *_LABEL_LINES]
     return [
         *lines,
         f"probabilities = {_scaled_scores(subject)}.softmax(dim=1)[0].numpy()",
@@ -115,7 +123,12 @@ def numpy_lines(subject: ExportedModel) -> list[str]:
 
 
 def probability_lines(subject: ExportedModel) -> list[str]:
-    """Python lines that print the most likely class of `scores`, a NumPy array [1, C]."""
+    """Python lines that print the most likely class of `scores`, a NumPy array [1, C].
+
+    For several labels: those from their threshold on.
+    """
+    if subject.thresholds is not None:
+        return ["probabilities = 1 / (1 + numpy.exp(-scores))[0]", *_LABEL_LINES]
     return [
         f"powers = numpy.exp({_scaled_scores(subject, 'scores - scores.max()')})[0]",
         "probabilities = powers / powers.sum()",

@@ -140,6 +140,12 @@ def _range(limits: Any) -> str:
     return f"{100 * limits[0]:.1f} % to {100 * limits[1]:.1f} %" if limits else ""
 
 
+def label_rows(evaluation: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Metrics of each class where an image may have several labels; [] for other tasks."""
+    values = evaluation or {}
+    return list(values["per_class"]) if "thresholds" in values else []
+
+
 LARGEST = 40  # classes of a readable matrix
 WORST = 10
 SHOWN = 15  # classes of lowest recall, listed instead of a larger matrix

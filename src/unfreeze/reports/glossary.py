@@ -13,6 +13,14 @@ class Term(NamedTuple):
 
 # key in metrics.jsonl or a result -> term
 METRICS = {
+    "map": Term(
+        "mAP",
+        "mean over the classes of average precision: how far images with a label are ranked before "
+        "those without it",
+        "up",
+    ),
+    "f1_micro": Term("micro-F1", "F1 of all decisions together, at the chosen thresholds", "up"),
+    "f1_macro": Term("macro-F1", "mean over the classes of F1, at the chosen thresholds", "up"),
     "miou": Term(
         "mIoU",
         "mean over the classes of intersection over union: pixels that are of a class and were "

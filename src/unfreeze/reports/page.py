@@ -70,6 +70,7 @@ def _context(findings: RunData) -> dict[str, Any]:
         "scores": evaluation.metric_rows(findings.evaluation),
         "gallery": _gallery(findings),
         "confusion": confusion(findings.evaluation),
+        "label_rows": evaluation.label_rows(findings.evaluation),
         "prototypes": _prototypes(findings),
         "prototype_count": findings.settings.get("nmb_prototypes"),
         "feature_evaluation": _feature_evaluation(findings.metrics),

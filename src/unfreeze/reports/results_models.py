@@ -1,5 +1,6 @@
 """What commands that use a model print at the end, from the fields of their results."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unfreeze.reports.glossary import METRICS, format_metric, metric_name
@@ -194,8 +195,8 @@ def _others(top: list[dict[str, Any]]) -> str:
     return ", ".join(f"{entry['label']} {percent(entry['probability'])}" for entry in top[1:])
 
 
-def task_predictions_display(r: list[dict[str, Any]]) -> Display:
-    """Display of `TaskPredictions`: the values of each image."""
+def task_predictions_display(r: Sequence[dict[str, Any]]) -> Display:
+    """Display of `TaskPredictions`, given as cells: the values of each image."""
     rows = [tuple(f"{v:.4g}" if isinstance(v, float) else str(v) for v in p.values()) for p in r]
     return Display(
         lead=[f"{len(r):,} images." if r else "No images."],
@@ -210,13 +211,11 @@ def task_evaluation_display(r: Any) -> Display:
         limits = r.intervals.get(name)
         bounds = f" (95 %: {limits[0]:.4g} to {limits[1]:.4g})" if limits else ""
         facts.append((metric_name(name), f"{short_number(value)}{bounds}"))
-    iou = r.details.get("iou", {})
-    rows = [(name, "no pixels" if v is None else f"{v:.3f}") for name, v in iou.items()]
     return Display(
         lead=[f"Evaluated on {on_images(r.n, r.split)} (task {r.task})."],
         warnings=warning_messages(r),
         facts=[*facts, ("loss", f"{r.loss:.4g}")],
-        tables=[TextTable(("class", "IoU"), rows)] if rows else [],
+        tables=_task_tables(r.details),
         files=existing_files(r.run, "report.html", "predictions.csv", "evaluation.json")
         if r.run
         else [],
@@ -224,6 +223,30 @@ def task_evaluation_display(r: Any) -> Display:
         if r.run
         else [],
     )
+
+
+def _task_tables(details: Mapping[str, Any]) -> list[TextTable]:
+    """IoU by class of segmentation; metrics and threshold by class of several labels."""
+    if "iou" in details:
+        iou = details["iou"].items()
+        rows = [(name, "no pixels" if v is None else f"{v:.3f}") for name, v in iou]
+        return [TextTable(("class", "IoU"), rows)]
+    if "thresholds" not in details or len(details["per_class"]) > CLASSES:
+        return []
+    names = ("ap", "f1", "precision", "recall", "threshold")
+    found = [
+        (row["name"], f"{row['n']:,}", *(_number(row[name]) for name in names), row[FROM])
+        for row in details["per_class"]
+    ]
+    header = ("class", "images", "AP", "F1", "precision", "recall", "threshold", "chosen for")
+    return [TextTable(header, found)]
+
+
+FROM = "threshold_from"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def predictions_file_display(r: Any) -> Display:

@@ -96,12 +96,12 @@ def evaluate_task_with_predictions(
     if s.weights_of == "last":
         raise UsageError("--weights-of last is for classification.", "Omit it.")
     folder, model = run_folder(s.run), load_task_model(s.run)
+    model.task.configure(s)
     if folder is not None:  # check before the evaluation, not after
         columns = is_csv_with(("path", "label", *model.columns[1:]))
         refuse_foreign("evaluate:", folder / "evaluation.json", is_json_with("n", "split", "loss"))
         refuse_foreign("evaluate:", folder / "predictions.csv", columns)
     model = on_device(model, s.device, s.precision)
-    model.task.configure(s)
     eval_set = choose_evaluation_set(s, model.card, model.task)
     model.preprocess.attach(eval_set.index.source)
     evaluation, predictions = _evaluate(model, eval_set, s.batch_size, console)
@@ -116,7 +116,8 @@ def evaluate_task_with_predictions(
             evaluation = replace(evaluation, test_uses=uses)
         write_json(folder / "evaluation.json", {**asdict(evaluation), **evaluation.more_fields()})
         rows = model.task.predict(predictions.outputs)
-        write_predictions(folder / "predictions.csv", predictions.paths, predictions.labels, rows)
+        cells = [model.task.cells(row) for row in rows]
+        write_predictions(folder / "predictions.csv", predictions.paths, predictions.labels, cells)
         if isinstance(model.task, SegmentationTask):
             index = eval_set.index.take(eval_set.positions[predictions.kept])
             write_mask_examples(

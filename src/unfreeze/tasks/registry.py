@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from unfreeze.config.finetune import CLASSIFICATION, SEGMENTATION, TEXT_CLASSIFICATION
+from unfreeze.config.finetune import (
+    CLASSIFICATION,
+    MULTILABEL,
+    SEGMENTATION,
+    TEXT_CLASSIFICATION,
+)
 from unfreeze.config.plugins import registered
 from unfreeze.data.index.mask_pairs import has_masks
 from unfreeze.data.sources.source import Source
@@ -16,7 +21,10 @@ BUILT_IN = {
     "swav": "unfreeze.swav.task:SwAVTask",
     "deepcluster-v2": "unfreeze.swav.deepcluster_v2:DeepClusterTask",
 }
-SUPERVISED = {SEGMENTATION: "unfreeze.tasks.segmentation.task:SegmentationTask"}
+SUPERVISED = {
+    MULTILABEL: "unfreeze.tasks.multilabel.task:MultilabelTask",
+    SEGMENTATION: "unfreeze.tasks.segmentation.task:SegmentationTask",
+}
 
 
 def pretrain_task(name: str) -> type[PretrainTask]:

@@ -46,6 +46,7 @@ class SupervisedTask:
     name: str = ""
     outputs: int = 1
     classes: tuple[str, ...] = ()  # names of the outputs, if these are classes
+    calibrated: bool = False  # whether `calibrate` has chosen something
 
     def configure(self, settings: Any) -> None:
         """Called first, with the settings of the command."""
@@ -111,6 +112,28 @@ class SupervisedTask:
         """The prediction for each image: the same fields for all, plain values."""
         raise NotImplementedError
 
+    def calibrate(self, outputs: Tensor, targets: Tensor) -> str:
+        """Called at the end with what `summarize` kept of the validation images.
+
+        For values that are chosen on them, such as thresholds: they belong to the state, which is
+        stored with the model. A sentence for people about them; "" if there are none.
+        """
+        return ""
+
+    def decision_thresholds(self) -> list[float] | None:
+        """Of a task that decides for each class alone, whose network can then be exported.
+
+        The probability of each class, a sigmoid of its output, from which on an image has it.
+        """
+        return None
+
+    def cells(self, prediction: Mapping[str, Any]) -> dict[str, Any]:
+        """A prediction as texts and numbers, for the columns of a table: the same for all images.
+
+        By default its values.
+        """
+        return dict(prediction)
+
     def view_maker(
         self, targets: Tensor, spec: CropSpec | None, preprocess: Preprocess, seed: int
     ) -> Make | None:
@@ -120,10 +143,12 @@ class SupervisedTask:
         """
         return None
 
-    def strata(self, targets: Tensor) -> npt.NDArray[np.int32]:
+    def strata(self, targets: Tensor) -> npt.NDArray[np.int32] | npt.NDArray[np.bool_]:
         """A group `[N]` of similar images for each: a validation set gets its share of every group.
 
-        By default five groups of the first target, from low to high.
+        Bool `[N, C]` if images belong to several of C groups: the split is an iterative
+        stratification, and `--sampling balanced` draws by each image's rarest group. By default
+        five groups of the first target, from low to high.
         """
         first = targets.reshape(len(targets), -1)[:, 0].double().numpy()
         ranks = np.argsort(np.argsort(first, kind="stable"), kind="stable")

@@ -349,7 +349,12 @@ class TaskModel(InferenceNetwork):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the values of a prediction."""
-        return ("path", *self.task.predict(self.task.example_outputs())[0])
+        return ("path", *self.task.cells(self.task.predict(self.task.example_outputs())[0]))
+
+    def cells(self, prediction: dict[str, Any]) -> dict[str, Any]:
+        """A prediction as the values of `columns`."""
+        values = {name: value for name, value in prediction.items() if name != "path"}
+        return {"path": prediction["path"], **self.task.cells(values)}
 
 
 @isolated()

@@ -8,7 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.data.index.index import TRAIN, VAL, Index
-from unfreeze.data.index.splits import SplitRow, merge_groups, stratified_split, subset
+from unfreeze.data.index.splits import (
+    SMALLEST_CLASS,
+    SplitRow,
+    merge_groups,
+    stratified_split,
+    subset,
+)
+from unfreeze.data.index.stratification import (
+    Membership,
+    iterative_parts,
+    rarest_groups,
+    with_every_group,
+)
 from unfreeze.data.validate.duplicates import Groups
 from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.console import pluralised
@@ -78,12 +90,17 @@ def labelled_images(index: Index, *, every_split: bool = False) -> Index:
 
 
 def split_train_val(
-    index: Index, usable: Positions, wanted: SplitOptions, alike: Groups | None = None
+    index: Index,
+    usable: Positions,
+    wanted: SplitOptions,
+    alike: Groups | None = None,
+    members: Membership | None = None,
 ) -> TrainValSplit:
     """Split the `usable` positions: the dataset's own val if there is one, else a hold-out split.
 
     A hold-out split is stratified and seeded, and keeps near-duplicates (`alike`) on one side to
-    avoid data leakage.
+    avoid data leakage. `members` [N, C]: groups that images belong to, by which it is stratified;
+    None: by class.
     """
     alike = alike or []
     given = usable[index.splits[usable] == VAL]
@@ -100,15 +117,20 @@ def split_train_val(
         _check_groups(index, train, given, wanted.group_by)
         reason = f"from {wanted.split_from}" if wanted.split_from else "the dataset's own val split"
         return TrainValSplit(index, train, given, reason, alike)
-    rest, held_out = stratified_split(
-        index.labels,
-        train,
-        fraction=wanted.val,
-        seed=wanted.seed,
-        groups=groups_by(index, wanted.group_by),
-        together=alike,
-    )
-    reason = _reason(index, train, held_out, wanted)
+    if members is None:
+        rest, held_out = stratified_split(
+            index.labels,
+            train,
+            fraction=wanted.val,
+            seed=wanted.seed,
+            groups=groups_by(index, wanted.group_by),
+            together=alike,
+        )
+    else:
+        rest, held_out = _iterative_split(
+            TrainValSplit(index, train, train[:0], "", alike), wanted, members
+        )
+    reason = _reason(index, train, held_out, wanted, several=members is not None)
     if len(held_out) and (count := _duplicate_groups(alike, train)):
         groups = pluralised(
             count, "group of near-duplicates stays", "groups of near-duplicates stay"
@@ -117,17 +139,55 @@ def split_train_val(
     return TrainValSplit(index, rest, held_out, reason, alike)
 
 
+def _iterative_split(
+    whole: TrainValSplit, wanted: SplitOptions, members: Membership
+) -> tuple[Positions, Positions]:
+    """(train, val) of the images of `whole.train`; train keeps an image of every group.
+
+    Val is empty if there are fewer than 2 * SMALLEST_CLASS images, or groups that stay together.
+    """
+    train = whole.train
+    units = _unit_numbers(whole, train, wanted.group_by)
+    if not wanted.val or len(np.unique(units)) < 2 * SMALLEST_CLASS:
+        return train, train[:0]
+    some = members[train]
+    parts = iterative_parts(some, units, (1 - wanted.val, wanted.val), wanted.seed)
+    parts = with_every_group(some, units, parts)
+    return train[parts == 0], train[parts == 1]
+
+
+def _unit_numbers(whole: TrainValSplit, used: Positions, by: str | None) -> Positions:
+    """A number for each of the `used` images; the same for those that stay together."""
+    groups = split_groups(whole, used, by)
+    names = [position if groups is None else groups[position] for position in used.tolist()]
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
 def _duplicate_groups(alike: Groups, positions: Positions) -> int:
     """Number of groups with at least two images among `positions`."""
     members = set(positions.tolist())
     return sum(len(members.intersection(group)) > 1 for group in alike)
 
 
-Strata = npt.NDArray[np.int32]  # a group of similar images for each image of an index
+# a group [N] of similar images for each image of an index, or the groups [N, C] that it belongs to
+Strata = npt.NDArray[np.int32] | Membership
+LEAST = 10  # images whose rarest group is the same, to be a class of `stratified_by`
+
+
+def members_of(strata: Strata) -> Membership | None:
+    """The groups [N, C] that images belong to, if they may belong to several."""
+    return strata.astype(np.bool_) if strata.ndim == 2 else None
+
+
+def group_numbers(strata: Strata) -> npt.NDArray[np.int32]:
+    """One group [N] for each image: its own, or the rarest of several."""
+    members = members_of(strata)
+    return strata.astype(np.int32) if members is None else rarest_groups(members, LEAST)
 
 
 def stratified_by(index: Index, used: npt.NDArray[np.bool_], strata: Strata) -> Index:
     """The index with `strata` as its classes, numbered as in the images of the mask `used`."""
+    strata = group_numbers(strata)
     # what occurs in the others alone needs no training image
     known, numbers = np.unique(strata[used], return_inverse=True)
     labels = np.zeros(len(index), np.int32)
@@ -136,23 +196,25 @@ def stratified_by(index: Index, used: npt.NDArray[np.bool_], strata: Strata) -> 
 
 
 def cross_validation_folds(
-    whole: TrainValSplit, wanted: SplitOptions, count: int, *, strata: bool = False
+    whole: TrainValSplit,
+    wanted: SplitOptions,
+    count: int,
+    *,
+    strata: bool = False,
+    members: Membership | None = None,
 ) -> list[TrainValSplit]:
     """Stratified k-fold cross-validation with `count` folds; each image is held out once.
 
     Groups and near-duplicates stay in one fold. The dataset's own val split is not used. `strata`:
-    the classes are groups of similar images, which are mixed if one is too small. Raises DataError
-    if a class has too few images or groups.
+    the classes are groups of similar images, which are mixed if one is too small. `members`: as in
+    `split_train_val`. Raises DataError if a class has too few images or groups.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
     index = whole.index
     given = (index.splits[whole.val] == VAL).any()
     used = whole.train if given else np.sort(np.concatenate([whole.train, whole.val]))
     labels = index.labels[used].astype(np.int64)
     groups = split_groups(whole, used, wanted.group_by)
-    names = [position if groups is None else groups[position] for position in used.tolist()]
-    group_ids = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    group_ids = _unit_numbers(whole, used, wanted.group_by)
     name, fewest = _fewest(index, labels, group_ids)
     if strata and fewest < count:
         labels, fewest = np.zeros_like(labels), len(np.unique(group_ids))
@@ -165,19 +227,43 @@ def cross_validation_folds(
             if fewest > 1
             else "Add images of this class.",
         )
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    splitter = kind(n_splits=count, shuffle=True, random_state=wanted.seed)
+    if members is not None:
+        _check_members(members[used], group_ids, count)
+        part_of = iterative_parts(members[used], group_ids, [1 / count] * count, wanted.seed)
+        cuts = [(np.flatnonzero(part_of != k), np.flatnonzero(part_of == k)) for k in range(count)]
+    else:
+        cuts = _folds(labels, None if groups is None else group_ids, count, wanted.seed)
     result = [
         TrainValSplit(
             index, used[train], used[val], f"fold {number} of {count} (--folds)", whole.alike
         )
-        for number, (train, val) in enumerate(
-            splitter.split(used, labels, None if groups is None else group_ids), 1
-        )
+        for number, (train, val) in enumerate(cuts, 1)
     ]
     for fold in result if not strata else ():
         _check_classes(index, fold.train)
     return result
+
+
+def _folds(
+    labels: Positions, groups: Positions | None, count: int, seed: int
+) -> list[tuple[Positions, Positions]]:
+    """(train, val) of each stratified fold."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    splitter = kind(n_splits=count, shuffle=True, random_state=seed)
+    return [*splitter.split(labels, labels, groups)]
+
+
+def _check_members(members: Membership, units: Positions, folds: int) -> None:
+    """DataError if all images of a group would be held out in one fold."""
+    for column in members.T:
+        if column.any() and len(np.unique(units[column])) < 2:
+            raise DataError(
+                f"--folds {folds} is not possible: a label has one image, or one group of images, "
+                "which would be missing in training when it is held out.",
+                "Add images with the rarest label, or remove that label.",
+            )
 
 
 def repeated_splits(
@@ -194,6 +280,7 @@ def repeated_splits(
     there is too little data.
     """
     index, grouped = whole.index, strata is not None
+    members = None if strata is None else members_of(strata)
     if strata is not None:
         used = np.zeros(len(index), bool)
         used[np.concatenate([whole.train, whole.val])] = True
@@ -201,14 +288,14 @@ def repeated_splits(
     for seed in range(wanted.seed, wanted.seed + repeats) if folds or repeats > 1 else ():
         seeded = replace(wanted, seed=seed)
         if folds:
-            splits = cross_validation_folds(whole, seeded, folds, strata=grouped)
+            splits = cross_validation_folds(whole, seeded, folds, strata=grouped, members=members)
             for number, split in enumerate(splits):
                 yield seed, number, replace(split, index=index)
             continue
         positions = np.sort(np.concatenate([whole.train, whole.val]))
         # the same images as the run's own, split by another seed
         unlimited = replace(seeded, labels_per_class=None, label_fraction=None, limit=None)
-        split = split_train_val(whole.index, positions, unlimited, whole.alike)
+        split = split_train_val(whole.index, positions, unlimited, whole.alike, members)
         if not len(split.val):
             raise DataError(
                 "--repeats needs a validation set, but no images are held out.",
@@ -287,10 +374,14 @@ def _check_classes(index: Index, train: Positions) -> None:
         )
 
 
-def _reason(index: Index, train: Positions, held_out: Positions, wanted: SplitOptions) -> str:
+def _reason(
+    index: Index, train: Positions, held_out: Positions, wanted: SplitOptions, *, several: bool
+) -> str:
     if len(held_out):
         return f"{len(held_out)} of {len(train)} training images held out (--val {wanted.val:g})"
     if not wanted.val:
         return "none (--val 0): the last weights are used"
+    if several:
+        return f"none: {len(train)} training images are too few; the last weights are used"
     smallest = int(np.bincount(index.labels[train], minlength=len(index.classes)).min())
     return f"none: the smallest class has {smallest} training images; the last weights are used"

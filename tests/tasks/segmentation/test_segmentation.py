@@ -521,7 +521,7 @@ def test_masks_elsewhere_say_what_is_learned(scenes, tmp_path, run_json, fails):
                  "--out", tmp_path / "x")  # fmt: skip
     assert "--masks is for --task segmentation" in said
     said = fails(2, "finetune", "digits", "--loss", "dice", "--out", tmp_path / "x")
-    assert "no masks were found" in said
+    assert "--loss is for --task multilabel or segmentation; this is classification" in said
 
 
 def test_a_table_of_classes_beside_a_csv_is_read(scenes, tmp_path, run_json):

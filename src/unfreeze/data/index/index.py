@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.data.index import folder_layout
-from unfreeze.data.index import labels as label_sets
+from unfreeze.data.index import labels as label_names
 from unfreeze.data.index.folder_layout import NONE, SPLIT_NAMES, TEST, TRAIN, VAL, LayoutDoubt
 from unfreeze.data.index.label_file import read_listing, read_pattern
 from unfreeze.data.index.labels import normalize_labels, similar_name
 from unfreeze.data.index.rows import DraftIndex, find_images, no_images_error, split_numbers
 from unfreeze.data.index.split_names import split_name
 from unfreeze.data.sources.columns import normalize_label_column
+from unfreeze.data.sources.concat import ConcatSource
 from unfreeze.data.sources.delimited import SUFFIXES
 from unfreeze.data.sources.source import Source
 from unfreeze.errors import DataError, UsageError
@@ -89,6 +90,7 @@ def build_index(
     labels: str | None = None,
     split_from: str | None = None,
     label_column: str | None = None,
+    label_sets: bool = False,
 ) -> Index:
     """The index of the images of `source`, with labels and splits from its folders or label file.
 
@@ -100,14 +102,30 @@ def build_index(
     splits; images that it does not list are left out. DataError if there are no images, if val or
     test have a class that is missing in train, or if the folders cannot be classes;
     `strange_classes` accepts both (for commands that do not train on labels). `whole`: images
-    outside the class folders are unlabelled instead of left out.
+    outside the class folders are unlabelled instead of left out. `label_sets`: a label
+    may hold several names and is kept as it is; otherwise such labels are refused, or ignored with
+    `strange_classes`.
     """
     draft = find_images(source, whole=whole or labels is not None)
     if labels is not None or label_column is not None:
         draft = _with_labels(draft, labels, label_column)
     if split_from is not None:
         draft = _with_splits(draft, split_from)
-    return _build(draft, strange_classes)
+    return _build(draft, strange_classes, label_sets)
+
+
+def has_label_sets(source: Source, labels: str | None, label_column: str | None) -> bool:
+    """Whether images of a table or label file have several labels each, by `label_separator`.
+
+    Arguments as in `build_index`.
+    """
+    parts = source.parts if isinstance(source, ConcatSource) else [source]
+    if labels is None and not any(part.listed for part in parts):
+        return False
+    draft = find_images(source, whole=labels is not None)
+    if labels is not None or label_column is not None:
+        draft = _with_labels(draft, labels, label_column)
+    return label_names.label_separator(draft.labels) is not None
 
 
 def with_splits_of(index: Index, split_from: str) -> Index:
@@ -210,12 +228,13 @@ def _with_splits(draft: DraftIndex, split_from: str) -> DraftIndex:
     )
 
 
-def _build(draft: DraftIndex, strange: bool) -> Index:
+def _build(draft: DraftIndex, strange: bool, several: bool) -> Index:
     source, splits = draft.source, draft.splits
     if not draft.rows:
         raise no_images_error(source)
     draft = replace(draft, labels=normalize_labels(draft.labels))
-    if (separator := label_sets.label_separator(draft.labels)) is not None:
+    separator = None if several else label_names.label_separator(draft.labels)
+    if separator is not None:
         draft = _without_multilabels(draft, separator, strange)
     doubt = draft.doubt or _labels_are_splits(draft.labels)
     if doubt is not None and doubt.certain and not strange:
@@ -277,8 +296,8 @@ def _labels_are_splits(labels: Sequence[str | None]) -> LayoutDoubt | None:
 def _without_multilabels(draft: DraftIndex, separator: str, strange: bool) -> DraftIndex:
     """Drops multi-label annotations if `strange`, else raises."""
     if not strange:
-        raise label_sets.multilabel_error(draft.names, draft.labels, separator)
-    note = label_sets.multilabel_note(draft.labels, separator)
+        raise label_names.multilabel_error(draft.names, draft.labels, separator)
+    note = label_names.multilabel_note(draft.labels, separator)
     return replace(draft, labels=[None] * len(draft.rows), notes=(*draft.notes, note))
 
 

@@ -109,7 +109,8 @@ def _match_lines(
             raise DataError(
                 f"{path} lists {names[image]} twice, as {paths[line_of[image] or 0]!r} and "
                 f"{listed_path!r}.",
-                "Remove one of the two lines.",
+                "Remove one of the two lines. Several labels of an image go into one line, as in "
+                "`cat;dog`.",
             )
         line_of[image] = line
     if len(unmatched) == len(paths):

@@ -75,9 +75,9 @@ def multilabel_error(names: Sequence[str], labels: Sequence[str | None], sign: s
     first = names[list(labels).index(label)]
     return DataError(
         f"{count:,} of {len(names):,} images have several labels (first: {first}, "
-        f"{label!r}); only single-label classification is supported.",
-        "Keep one label per image, or train one model per label (yes, no); to use combinations "
-        f"as classes, join them with another character than {sign!r}.",
+        f"{label!r}); classification learns one label for an image.",
+        "Use finetune --task multilabel, or keep one label per image; to use combinations as "
+        f"classes, join them with another character than {sign!r}.",
     )
 
 

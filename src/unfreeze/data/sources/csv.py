@@ -68,7 +68,8 @@ class FileTableSource(FileSource):
             if first.setdefault(name, line) != line:
                 raise DataError(
                     f"{self.where} lists {name} twice, on {self.line}s {first[name]} and {line}.",
-                    f"Remove one of the two {self.line}s.",
+                    f"Remove one of the two {self.line}s. Several labels of an image go into one "
+                    f"{self.line}, as in `cat;dog`.",
                 )
 
 

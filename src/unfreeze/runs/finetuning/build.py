@@ -40,6 +40,7 @@ from unfreeze.transfer.linear_sweep import LinearHeadSweep, SweepTrial, best_tri
 from unfreeze.transfer.loss import TrainingConfig, class_weights
 from unfreeze.transfer.lr_finder import find_lr
 from unfreeze.transfer.plan import TEXT_WARMUP, layer_lr_scales
+from unfreeze.transfer.train_val_split import group_numbers
 from unfreeze.transfer.training_run import FinetuneTrainer, Run
 from unfreeze.transfer.validation import ValidationSet
 
@@ -118,7 +119,7 @@ def build_training(
     loader.pinned = device.type == "cuda"
     loader.dataset.targets = targets
     index = dataset.train.index
-    _set_order(loader, index, s)
+    _set_order(loader, index, targets, job)
     weights: tuple[float, ...] = ()
     if job.task is None:
         weights = class_weights(index.labels, len(job.card.classes), s.class_weights)
@@ -151,10 +152,12 @@ def build_training(
     return TrainingParts(loader, validation, feature_cache, weights, processes)
 
 
-def _set_order(loader: Loader, index: Index, s: FinetuneSettings) -> None:
+def _set_order(loader: Loader, index: Index, targets: Tensor, job: FinetuneJob) -> None:
     """Draw balanced classes, or batches of texts of similar length, if that is wanted."""
+    s, task = job.plan.settings, job.task
     if s.sampling == "balanced":
-        loader.order = class_balanced_order(index.labels, s.seed)
+        groups = index.labels if task is None else group_numbers(task.strata(targets))
+        loader.order = class_balanced_order(groups, s.seed)
     elif isinstance(index.source, TextSource):
         lengths = index.source.sizes[index.rows]
         loader.order = length_bucketed_order(lengths, s.seed, loader.batch_size)

@@ -11,10 +11,8 @@ import torch
 
 from unfreeze.checkpoints.model_file import TRAINED_IMAGES
 from unfreeze.checkpoints.state import BEST_CHECKPOINT, has_last
-from unfreeze.config.field import flag
 from unfreeze.config.finetune import (
     CLASSIFICATION,
-    SEGMENTATION,
     TEXT_CLASSIFICATION,
     FinetuneOptions,
     FinetuneSettings,
@@ -52,23 +50,22 @@ from unfreeze.data.validate.precheck import (
     write_problems_csv,
 )
 from unfreeze.data.validate.warnings import CroppedImages, cropped_away, dataset_warnings
-from unfreeze.errors import UsageError
 from unfreeze.evaluation.checks import cropped_warning
 from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.runs.finetuning.task_settings import (
-    check_classification_settings,
-    check_task_settings,
+    check_named_task,
     open_training_source,
+    task_of_settings,
 )
 from unfreeze.runtime.console import Console, pluralised
 from unfreeze.runtime.run_folder import RunFolder
-from unfreeze.tasks.registry import supervised_task, task_of_data
 from unfreeze.tasks.supervised import SupervisedTask
 from unfreeze.transfer.train_val_split import (
     Positions,
     SplitOptions,
     TrainValSplit,
     labelled_images,
+    members_of,
     repeated_splits,
     split_groups,
     split_train_val,
@@ -99,7 +96,8 @@ class LabelledListing:
             return split_train_val(index, usable, options, alike)
         strata = task.strata(task.targets(labels_of(index)))
         grouped = stratified_by(index, index.splits != VAL, strata)
-        return replace(split_train_val(grouped, usable, options, alike), index=index)
+        portions = split_train_val(grouped, usable, options, alike, members_of(strata))
+        return replace(portions, index=index)
 
     @property
     def texts(self) -> bool:
@@ -251,24 +249,12 @@ class LabelledDataset:
 
 def read_labels(s: FinetuneSettings, console: Console) -> LabelledListing:
     """Labels, splits and the typical image size of `s.data`; reads headers, decodes nothing."""
-    if s.task != "auto":
-        supervised_task(s.task)  # refuse an unknown task before anything is read
-    for name in ("masks", "mask_classes", "ignore_index", "loss"):
-        if getattr(s, name) is not None and s.task not in ("auto", SEGMENTATION):
-            raise UsageError(f"{flag(name)} is for --task segmentation.", f"Omit {flag(name)}.")
+    check_named_task(s)
     source = open_training_source(s, s.task, fetch=not s.dry_run, console=console)
     texts = isinstance(source, TextSource)
-    named = "auto" if s.masks is None and s.mask_classes is None else SEGMENTATION
-    if texts or (named == "auto" and (s.labels is not None or s.label_column is not None)):
-        named = CLASSIFICATION  # labels of masks have no names
-    task = supervised_task(task_of_data(named if s.task == "auto" else s.task, source))
-    if task is None:
-        check_classification_settings(s)
-        everything = build_index(source, **label_arguments(s))
-    else:
-        check_task_settings(s, task)
-        task.configure(s)
-        everything = task.index(source, **label_arguments(s))
+    task = task_of_settings(s, source)
+    build = build_index if task is None else task.index
+    everything = build(source, **label_arguments(s))
     index = labelled_images(everything)
     counts = class_counts(everything)
     for line in (*index.notes, *(() if task else (*counts.lines(), *counts.notes()))):

@@ -4,12 +4,21 @@ from typing import Any
 
 from unfreeze.checkpoints.model_file import ModelCard
 from unfreeze.config.field import flag
-from unfreeze.config.finetune import TEXT_CLASSIFICATION, FinetuneOptions, FinetuneSettings
+from unfreeze.config.finetune import (
+    CLASSIFICATION,
+    MULTILABEL,
+    SEGMENTATION,
+    TEXT_CLASSIFICATION,
+    FinetuneOptions,
+    FinetuneSettings,
+)
+from unfreeze.data.index.index import has_label_sets
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.sources.source import Source
-from unfreeze.data.texts.source import TextColumns, holds_texts, open_texts
+from unfreeze.data.texts.source import TextColumns, TextSource, holds_texts, open_texts
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console
+from unfreeze.tasks.registry import supervised_task, task_of_data
 from unfreeze.tasks.supervised import SupervisedTask
 
 # settings of images, and the values with which they do nothing
@@ -29,6 +38,15 @@ OF_IMAGES: dict[str, tuple[Any, ...]] = {
     "time_budget": (None,),
     "scan": ("full",),
     "store": ("auto",),
+}
+# settings of single tasks
+OF_TASKS: dict[str, tuple[str, ...]] = {
+    "masks": (SEGMENTATION,),
+    "mask_classes": (SEGMENTATION,),
+    "ignore_index": (SEGMENTATION,),
+    "loss": (MULTILABEL, SEGMENTATION),
+    "label_separator": (MULTILABEL,),
+    "label_columns": (MULTILABEL,),
 }
 OF_TEXTS = ("text_column", "text_pair_column", "max_length")
 
@@ -97,14 +115,48 @@ def check_task_settings(s: FinetuneSettings, task: SupervisedTask) -> None:
                 )
 
 
-def check_classification_settings(s: FinetuneOptions) -> None:
-    """UsageError for settings of masks where no masks were found."""
-    if s.ignore_index is not None or s.loss is not None:
-        raise UsageError(
-            "--ignore-index and --loss are for segmentation, and no masks were found.",
-            "Give --masks DIR, or --task segmentation.",
-        )
-    _refuse_tiles(s)
+def check_named_task(s: FinetuneOptions) -> None:
+    """UsageError for an unknown --task, or a setting of another one; reads nothing."""
+    if s.task != "auto":
+        supervised_task(s.task)
+        _refuse_settings_of_others(s, s.task)
+
+
+def task_of_settings(s: FinetuneSettings, source: Source) -> SupervisedTask | None:
+    """The task of --task, or that of the data, with its settings; None for classification."""
+    name = _task_of_data(s, source) if s.task == "auto" else s.task
+    _refuse_settings_of_others(s, name)
+    task = supervised_task(name)
+    if task is None:
+        _refuse_tiles(s)
+        return None
+    check_task_settings(s, task)
+    task.configure(s)
+    return task
+
+
+def _task_of_data(s: FinetuneSettings, source: Source) -> str:
+    if isinstance(source, TextSource):
+        return CLASSIFICATION
+    if s.masks is not None or s.mask_classes is not None:
+        return SEGMENTATION
+    if s.label_separator is not None or s.label_columns is not None:
+        return MULTILABEL
+    named = s.labels is not None or s.label_column is not None  # labels of masks have no names
+    found = CLASSIFICATION if named else task_of_data("auto", source)
+    several = found == CLASSIFICATION and has_label_sets(source, s.labels, s.label_column)
+    return MULTILABEL if several else found
+
+
+def _refuse_settings_of_others(s: FinetuneOptions, task: str) -> None:
+    """UsageError for a setting that is of other tasks than this one."""
+    for name, tasks in OF_TASKS.items():
+        if getattr(s, name) is not None and task not in tasks:
+            names = " or ".join(tasks)
+            raise UsageError(
+                f"{flag(name)} is for --task {names}; this is {task}.",
+                f"Omit {flag(name)}, or give --task.",
+            )
 
 
 def _refuse_tiles(s: FinetuneOptions) -> None:

@@ -1,5 +1,6 @@
 """One fine-tuning run: from a dataset that is read to a model that is written."""
 
+import copy
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from unfreeze import __version__
-from unfreeze.checkpoints.model_file import save_model
+from unfreeze.checkpoints.model_file import read_card, save_model, write_card
 from unfreeze.config.field import inputs_of
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.layering import as_dict, to_toml
@@ -54,7 +55,7 @@ from unfreeze.runtime.threads import ThreadCount, set_threads
 from unfreeze.runtime.time_limit import TimeLimit
 from unfreeze.runtime.trackers import logging_to
 from unfreeze.tasks.segmentation.task import SegmentationTask
-from unfreeze.transfer.evaluate import Scores, TaskMetrics
+from unfreeze.transfer.evaluate import Scores, TaskMetrics, task_metrics
 from unfreeze.transfer.feature_cache.shared_rows import SharedCachePool
 from unfreeze.transfer.loss import TrainingResult
 from unfreeze.transfer.predictor import InferenceNetwork
@@ -216,6 +217,9 @@ def train_run(
             )
     if scores is not None and parts.holdout is not None:
         holdout = parts.holdout
+        if job.task is not None:
+            state, scores = processes.on_rank_zero(lambda: _calibrate(run, job, holdout, console))
+            job = _with_task_state(job, state)
         processes.on_rank_zero(
             lambda: _write_scores(run, job, ready, outcome, scores, holdout, console)
         )
@@ -378,7 +382,7 @@ def _write_scores(
 ) -> None:
     """Write the scores on val, the predictions, and the example images of the report."""
     classes = list(job.card.classes)
-    chose = outcome.best_epoch is not None
+    chose = outcome.best_epoch is not None or (job.task is not None and job.task.calibrated)
     about = {"split": "val", "used_for_choosing": chose, "seen_in_training": dataset.copies}
     leaked: dict[str, Any] = {"leaked": int(dataset.leaked.sum())}
     if isinstance(scores, TaskMetrics):
@@ -399,7 +403,8 @@ def _write_scores(
         index, images = dataset.val.index, dataset.val
         if job.task is not None:
             predicted = job.task.predict(holdout.logits)
-            write_predictions(run.file("predictions.csv"), index.paths, labels_of(index), predicted)
+            cells = [job.task.cells(row) for row in predicted]
+            write_predictions(run.file("predictions.csv"), index.paths, labels_of(index), cells)
             if isinstance(job.task, SegmentationTask):
                 network = InferenceNetwork(job.network, job.card, job.plan.preprocess)
                 reads = [partial(images.__getitem__, position) for position in range(len(index))]
@@ -411,6 +416,28 @@ def _write_scores(
         reads = [partial(images.__getitem__, position) for position in range(count)]
         labels = index.labels.astype(np.int64)
         predictions_of(index.paths, reads, classes, labels, holdout.logits).write(run.path)
+
+
+def _calibrate(
+    run: RunFolder, job: FinetuneJob, holdout: ValidationSet, console: Console
+) -> tuple[dict[str, Any], TaskMetrics]:
+    """(what the task chooses on val, also written to model.json, {} if nothing; scores with it)."""
+    if job.task is None or holdout.logits is None:
+        raise RuntimeError("val was not scored")
+    task, state = copy.copy(job.task), dict[str, Any]()
+    if sentence := task.calibrate(holdout.logits, holdout.labels):
+        console.say(sentence)
+        state = task.state_dict()
+        write_card(run.file("model"), replace(read_card(run.path), task_state=state))
+    return state, task_metrics(task, holdout.logits, holdout.labels)
+
+
+def _with_task_state(job: FinetuneJob, state: dict[str, Any]) -> FinetuneJob:
+    if job.task is None or not state:
+        return job
+    task = copy.copy(job.task)  # other runs of this process have the same one
+    task.load_state_dict(state)
+    return replace(job, task=task, card=replace(job.card, task_state=state))
 
 
 def _words(data: str | Sequence[str]) -> str:

@@ -91,7 +91,7 @@ class SegmentationTask(SupervisedTask):
 
     def configure(self, settings: Any) -> None:
         """Take `--masks`, `--mask-classes`, `--ignore-index`, `--loss` and `--class-weights`."""
-        self.masks_folder = settings.masks
+        self.masks_folder = getattr(settings, "masks", None)
         if not isinstance(settings, FinetuneSettings):
             return  # a trained model has the rest
         self.table_file, self.ignore_index = settings.mask_classes, settings.ignore_index

@@ -1,0 +1,1 @@
+"""Several labels for an image: which of the classes it has."""
