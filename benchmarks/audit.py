@@ -38,7 +38,7 @@ from unfreeze.evaluation.confident_learning import (
     confident_joint,
     self_confidence,
 )
-from unfreeze.runs.label_audit import (
+from unfreeze.runs.labelling.audit import (
     ImageFeatures,
     LabelAudit,
     audit_labels,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from unfreeze.runs.label_audit import DISAGREES, DUPLICATE, agreed_label, suspects_of
+from unfreeze.runs.labelling.audit import DISAGREES, DUPLICATE, agreed_label, suspects_of
 
 SURE = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.0, 0.1, 0.9]])
 

@@ -10,7 +10,7 @@ import unfreeze
 from unfreeze.checkpoints.model_file import load_model
 from unfreeze.errors import DataError
 from unfreeze.runs import readback
-from unfreeze.runs.finetuning import train
+from unfreeze.runs.finetuning import train, trained_features
 from unfreeze.transfer.training_run import FinetuneTrainer
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "epochs": 1, "image_size": 16, "workers": 0}
@@ -64,12 +64,14 @@ def test_a_run_whose_extras_fail_is_a_run(named, tmp_path, monkeypatch):
     def broken(*given, **more):
         raise RuntimeError("none of these today")
 
-    for name in ("predictions_of", "_feed_meter"):
-        monkeypatch.setattr(train, name, broken)
+    monkeypatch.setattr(train, "predictions_of", broken)
+    for name in ("_feed_meter", "_known_images"):
+        monkeypatch.setattr(trained_features, name, broken)
     monkeypatch.setattr(train.LabelledDataset, "write_seen", broken)
     made = unfreeze.finetune(str(named), out=str(tmp_path / "run"), **TINY)
     assert made.frozen_unchanged is None and (tmp_path / "run" / "result.json").is_file()
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert log.count("none of these today") >= 2
+    assert log.count("none of these today") >= 3
+    assert "What the model needs for --unknown could not be written" in log
     assert "The predictions could not be written (RuntimeError: none of these today)" in log
     assert unfreeze.evaluate(made.run, str(named)).n > 0

@@ -27,7 +27,7 @@ from unfreeze.reports.audit_page import AuditedImage, AuditPage, audit_page
 from unfreeze.reports.page import format_number, format_percent
 from unfreeze.reports.results_data import audit_display, audit_lead, audit_method
 from unfreeze.runs.inference import on_device
-from unfreeze.runs.label_audit import (
+from unfreeze.runs.labelling.audit import (
     DUPLICATE,
     LabelAudit,
     audit_labels,

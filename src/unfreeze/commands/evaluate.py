@@ -20,6 +20,13 @@ from unfreeze.data.texts.preprocess import truncated_share
 from unfreeze.data.validate.warnings import dataset_warnings
 from unfreeze.errors import DataError, UsageError
 from unfreeze.evaluation import checks
+from unfreeze.evaluation.calibration import (
+    COLDEST,
+    HOTTEST,
+    CalibrationBin,
+    apply_temperature,
+    fit_temperature,
+)
 from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.reports.examples import ARRAYS
 from unfreeze.reports.examples import FILE as EXAMPLES
@@ -54,13 +61,6 @@ from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.output_files import is_csv_with, is_json_with, is_npz_with, refuse_foreign
-from unfreeze.transfer.calibration import (
-    COLDEST,
-    HOTTEST,
-    CalibrationBin,
-    apply_temperature,
-    fit_temperature,
-)
 from unfreeze.transfer.evaluate import ClassificationMetrics, ClassMetrics, classification_metrics
 from unfreeze.transfer.predictor import (
     Classifier,

@@ -17,8 +17,8 @@ from unfreeze.exports.readme import write_about, write_prepare, write_readme
 from unfreeze.exports.verify import ExportVerification, verify_export, verify_on_images
 from unfreeze.exports.write import check_output_folder, replacing_folder
 from unfreeze.reports.results_models import export_display
-from unfreeze.runs.export_inputs import inputs_to_compare
-from unfreeze.runs.export_int8 import Int8Comparison, labelled_images, write_int8
+from unfreeze.runs.exporting.inputs import inputs_to_compare
+from unfreeze.runs.exporting.int8 import Int8Comparison, labelled_images, write_int8
 from unfreeze.runs.python_call import python_call
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.display import Display, Displayed

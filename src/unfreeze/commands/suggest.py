@@ -11,12 +11,12 @@ from unfreeze.config.layering import load_settings
 from unfreeze.config.shared import Data, data_name
 from unfreeze.data.sources.open import open_source
 from unfreeze.errors import UsageError
+from unfreeze.evaluation.calibration import apply_temperature
 from unfreeze.evaluation.label_selection import LITTLE_GAIN, PER_CLASS, margin_uncertainty
 from unfreeze.models.text import is_text_arch
 from unfreeze.reports.results_data import suggest_display
 from unfreeze.runs.inference import Signed, feature_network, on_device, readers_of, run_inference
-from unfreeze.runs.python_call import python_call
-from unfreeze.runs.suggestions import (
+from unfreeze.runs.labelling.suggestions import (
     LabelPool,
     check_label_table,
     choose,
@@ -24,11 +24,11 @@ from unfreeze.runs.suggestions import (
     label_pool,
     write_label_table,
 )
+from unfreeze.runs.python_call import python_call
 from unfreeze.runtime.console import Console, pluralised
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
-from unfreeze.transfer.calibration import apply_temperature
 from unfreeze.transfer.known_images import LogitsAndFeatures
 from unfreeze.transfer.predictor import InferenceNetwork, load_classifier
 

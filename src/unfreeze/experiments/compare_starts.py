@@ -22,7 +22,7 @@ from unfreeze.models.text import is_text_arch
 from unfreeze.runs.finetuning.data import LabelledListing, read_labels, split_options
 from unfreeze.runtime.console import Console, QuietConsole
 from unfreeze.transfer.initialize import build_segmentation_start, build_start
-from unfreeze.transfer.text_start import build_text_start
+from unfreeze.transfer.texts.initialize import build_text_start
 
 INHERITED = ("arch", "stem", "image_size", "fit", "mean", "std")
 PlanOf = Callable[[FinetuneSettings], Any]  # the `FinetunePlan` of a run with these settings

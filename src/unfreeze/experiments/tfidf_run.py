@@ -24,7 +24,7 @@ from unfreeze.runs.finetuning.task_settings import text_columns
 from unfreeze.runtime.console import QuietConsole
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.transfer.evaluate import ClassificationMetrics, classification_metrics
-from unfreeze.transfer.tfidf import STRENGTHS, TfidfModel, fit_tfidf
+from unfreeze.transfer.texts.tfidf import STRENGTHS, TfidfModel, fit_tfidf
 from unfreeze.transfer.train_val_split import TrainValSplit
 
 

@@ -22,7 +22,8 @@ def check_int8(subject: ExportedModel, to: str) -> None:
     """UsageError for models whose accuracy in int8 could not be compared."""
     if to != "onnx":
         raise UsageError("--int8 is for ONNX Runtime.", "Use --to onnx, or omit --int8.")
-    if subject.texts or subject.gives not in ("scores", "probabilities"):
+    one_label = subject.gives in ("scores", "probabilities") and subject.thresholds is None
+    if subject.texts or not one_label:
         raise UsageError("--int8 is for classifiers of images.", "Omit --int8.")
 
 

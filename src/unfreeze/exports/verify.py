@@ -10,9 +10,9 @@ from torch import Tensor
 
 from unfreeze.data.images.preprocess import Pixels
 from unfreeze.errors import UnfreezeError, WeightsError
+from unfreeze.evaluation.calibration import apply_temperature
 from unfreeze.exports.exported_model import ExportedModel
 from unfreeze.exports.format import ExportFormat, LoadedExport
-from unfreeze.transfer.calibration import apply_temperature
 
 # relative to the largest output, absolute for probabilities; float32 summation order stays below
 # 1e-5
@@ -63,7 +63,9 @@ def verify_on_images(
     with torch.inference_mode():
         batches = [p.model_input(p.collate([p.pixels(image)])) for image in images]
         expected = torch.cat([subject.network(batch).float() for batch in batches])
-    if subject.gives == "probabilities":
+    if subject.thresholds is not None:
+        expected = expected.sigmoid()
+    elif subject.gives == "probabilities":
         expected = apply_temperature(expected, subject.card.temperature).softmax(dim=1)
     inputs = [torch.from_numpy(np.array(image)) for image in images]
     exported, outputs = _run(target, subject, folder, inputs)

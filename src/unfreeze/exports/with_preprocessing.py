@@ -158,22 +158,29 @@ def _shifted(high: Tensor, low: Tensor) -> Tensor:
 class WithPreprocessing(nn.Module):
     """One image, uint8 [H, W, 3], to the network's features [D], or to probabilities [C].
 
-    `temperature`: probabilities are softmax(scores / temperature), as `predict` gives them; None:
-    the network's outputs are returned.
+    `temperature`: probabilities are softmax(scores / temperature), as `predict` gives them, with
+    `several` labels for an image sigmoid(scores); None: the network's outputs are returned.
     """
 
     def __init__(
-        self, preprocessing: nn.Module, network: nn.Module, temperature: float | None
+        self,
+        preprocessing: nn.Module,
+        network: nn.Module,
+        temperature: float | None,
+        *,
+        several: bool = False,
     ) -> None:
         super().__init__()
         self.preprocessing, self.network = preprocessing, network
-        self.temperature = temperature
+        self.temperature, self.several = temperature, several
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities or features of one image."""
         outputs: Tensor = self.network(self.preprocessing(image)).float()
         temperature = self.temperature
-        if temperature is not None:
+        if self.several:
+            outputs = outputs.sigmoid()
+        elif temperature is not None:
             outputs = (outputs / temperature).softmax(dim=1)
         return outputs[0]
 
@@ -187,5 +194,8 @@ def with_preprocessing(
     """The subject's network, or a traced `network` instead, with preprocessing and softmax."""
     temperature = subject.card.temperature if subject.gives == "probabilities" else None
     return WithPreprocessing(
-        ImagePreprocessing(subject.preprocess), network or subject.recorded(), temperature
+        ImagePreprocessing(subject.preprocess),
+        network or subject.recorded(),
+        temperature,
+        several=subject.thresholds is not None,
     ).eval()

@@ -143,7 +143,9 @@ UPRIGHT_LINE = f'image = ImageOps.exif_transpose(Image.open("{IMAGE}")).convert(
 
 def result_lines(subject: ExportedModel) -> list[str]:
     """Python lines that print the result of a program with preprocessing."""
-    return ["print(features.shape)"] if subject.gives == "features" else _print_lines()
+    if subject.gives == "features":
+        return ["print(features.shape)"]
+    return list(_LABEL_LINES) if subject.thresholds is not None else _print_lines()
 
 
 def _scaled_scores(subject: ExportedModel, scores: str = "scores") -> str:

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.nn import functional
 
+from unfreeze.evaluation.calibration import CalibrationBin, calibration_bins, calibration_error
 from unfreeze.tasks.supervised import SupervisedTask
-from unfreeze.transfer.calibration import CalibrationBin, calibration_bins, calibration_error
 
 Counts = npt.NDArray[np.int64]
 

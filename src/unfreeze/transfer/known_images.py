@@ -16,6 +16,7 @@ from unfreeze.checkpoints.model_file import (
     save_tensors,
 )
 from unfreeze.errors import DataError, WeightsError
+from unfreeze.evaluation.calibration import apply_temperature
 from unfreeze.evaluation.conformal import (
     Floats,
     Labels,
@@ -37,7 +38,6 @@ from unfreeze.evaluation.out_of_distribution import (
     knn_distance,
     units_of,
 )
-from unfreeze.transfer.calibration import apply_temperature
 
 FILE = "known_images.safetensors"
 _MODEL = "model"  # in the header: digest of the weights that the values belong to

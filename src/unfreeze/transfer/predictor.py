@@ -23,6 +23,7 @@ from unfreeze.data.images.in_memory import as_image_list, is_path, pixels_of
 from unfreeze.data.images.preprocess import Pixels, Preprocess
 from unfreeze.data.texts.preprocess import TextPreprocess
 from unfreeze.errors import DataError, UsageError, WeightsError
+from unfreeze.evaluation.calibration import apply_temperature
 from unfreeze.models.build import build
 from unfreeze.models.head import remove_head
 from unfreeze.models.load_weights import load_strict
@@ -32,7 +33,6 @@ from unfreeze.runtime.isolation import isolated
 from unfreeze.tasks.registry import task_of_card
 from unfreeze.tasks.segmentation.metrics import predicted_ids
 from unfreeze.text import path_argument
-from unfreeze.transfer.calibration import apply_temperature
 from unfreeze.transfer.initialize import network_from_card, preprocess_of
 from unfreeze.transfer.known_images import Decisions
 from unfreeze.transfer.tiles import tiled_maps

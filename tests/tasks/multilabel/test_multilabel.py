@@ -185,14 +185,21 @@ def test_it_is_exported_with_classes_and_thresholds(trained, run_json, tmp_path,
     assert about["thresholds"] == [value for value, _ in state]
 
 
-@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+def test_int8_is_refused(trained, tmp_path):
+    with pytest.raises(unfreeze.errors.UsageError, match="classifiers of images"):
+        unfreeze.export(str(trained[0]), "onnx", str(tmp_path / "out"), int8=True)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("form", [pytest.param("onnx", marks=pytest.mark.slow), "torchscript"])
 def test_the_lines_of_the_readme_predict_what_predict_does(
-    trained, coloured_patches, run_json, tmp_path, form
+    trained, coloured_patches, run_json, tmp_path, form, inside
 ):
     if form == "onnx":
         pytest.importorskip("onnxruntime")
     run, out = trained[0], tmp_path / "out"
-    run_json("export", run, "--to", form, "--out", out)
+    more = ["--with-preprocessing"] if inside else []
+    assert run_json("export", run, "--to", form, "--out", out, *more)["matched"]
     readme = (out / "README.md").read_text()
     lines = readme.partition("```python\n")[2].partition("```")[0]
     image = next(

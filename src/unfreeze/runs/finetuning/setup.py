@@ -64,7 +64,7 @@ from unfreeze.transfer.plan import (
     with_defaults,
     with_selection,
 )
-from unfreeze.transfer.text_start import build_text_start
+from unfreeze.transfer.texts.initialize import build_text_start
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.texts.preprocess import TextPreprocess
 from unfreeze.errors import Interrupted
 from unfreeze.evaluation.checks import FeatureStatistics
-from unfreeze.evaluation.features import FeatureMeter, feature_meter
+from unfreeze.evaluation.features import feature_meter
 from unfreeze.models.norm import convert_sync_batchnorm
 from unfreeze.runs.after_run import warn_on_failure
 from unfreeze.runs.finetuning.build import (
@@ -32,7 +32,6 @@ from unfreeze.runs.finetuning.build import (
     view_maker,
 )
 from unfreeze.runs.finetuning.data import LabelledDataset, LabelledListing, labels_of
-from unfreeze.runs.finetuning.known_images import write_known_images
 from unfreeze.runs.finetuning.setup import (
     FinetuneJob,
     choose_threads,
@@ -41,7 +40,8 @@ from unfreeze.runs.finetuning.setup import (
     resumed_job,
     set_up_model,
 )
-from unfreeze.runs.finetuning.solve_head import scale_head, solve_head
+from unfreeze.runs.finetuning.solve_head import SolvedHead, scale_head, solve_head
+from unfreeze.runs.finetuning.trained_features import measure_features, write_known_images
 from unfreeze.runs.mask_examples import write_mask_examples
 from unfreeze.runs.prediction_files import predictions_of, write_predictions
 from unfreeze.runs.readback import check_names_read_back, check_same_images
@@ -60,10 +60,9 @@ from unfreeze.transfer.feature_cache.shared_rows import SharedCachePool
 from unfreeze.transfer.loss import TrainingResult
 from unfreeze.transfer.predictor import InferenceNetwork
 from unfreeze.transfer.training_run import FinetuneTrainer
-from unfreeze.transfer.validation import BATCH, ValidationSet
+from unfreeze.transfer.validation import ValidationSet
 
 SHOWN = 8  # training images shown in the report, half as many augmented views of each
-FEATURE_SAMPLE = 256  # images for feature statistics if validation computed none
 ReadyFor = Callable[[FinetuneSettings, Preprocess], LabelledDataset]
 
 
@@ -182,19 +181,7 @@ def train_run(
     solution = None
     if this_run.state is None:
         run.rewind_metrics(-1)
-    if this_run.state is None and job.plan.settings.head_solver == "logistic":
-        job, solution = solve_head(
-            job,
-            parts,
-            run,
-            console,
-            context.deadline,
-            groups=ready.groups(job.plan.settings.group_by),
-        )
-    elif this_run.state is None:
-        job = scale_head(job, parts)
-        job = run_sweep(job, parts, run, console, context.deadline)
-        job = run_lr_finder(job, parts, run, context.found.fingerprint, console, context.deadline)
+        job, solution = _start_head(context, this_run, parts, console)
     trainer = parts.trainer(job, run, context.found.fingerprint, context.deadline)
     if this_run.state is not None:
         trainer.load_state_dict(this_run.state)
@@ -213,7 +200,7 @@ def train_run(
         if outcome.interrupted is None:
             # on rank 0: other ranks may have no validation images
             processes.on_rank_zero(
-                lambda: _measure_features(meter, job, ready, trainer, run, console)
+                lambda: measure_features(meter, job, ready, trainer, run, console)
             )
     if scores is not None and parts.holdout is not None:
         holdout = parts.holdout
@@ -227,6 +214,19 @@ def train_run(
             cached = trainer.validation.cached_for(job.network)
             processes.on_rank_zero(lambda: write_known_images(job, ready, cached, run, console))
     return TrainedRun(job, outcome, scores, meter.statistics())
+
+
+def _start_head(
+    context: RunContext, this_run: OpenedRun, parts: TrainingParts, console: Console
+) -> tuple[FinetuneJob, SolvedHead | None]:
+    """The job before its first step: with a solved head, or with scaled and searched rates."""
+    run, ready, job, deadline = this_run.run, this_run.ready, this_run.job, context.deadline
+    if job.plan.settings.head_solver == "logistic":
+        groups = ready.groups(job.plan.settings.group_by)
+        return solve_head(job, parts, run, console, deadline, groups=groups)
+    job = scale_head(job, parts)
+    job = run_sweep(job, parts, run, console, deadline)
+    return run_lr_finder(job, parts, run, context.found.fingerprint, console, deadline), None
 
 
 def with_threads(job: FinetuneJob, count: int, why: str) -> FinetuneJob:
@@ -307,46 +307,6 @@ def _scores(
     if parts.holdout is None or outcome.interrupted is not None:
         return None
     return trainer.scores(partial(parts.holdout.score, job.network))
-
-
-def _measure_features(
-    meter: FeatureMeter,
-    job: FinetuneJob,
-    dataset: LabelledDataset,
-    trainer: FinetuneTrainer,
-    run: RunFolder,
-    console: Console,
-) -> None:
-    """Measure features of some images if validation measured none."""
-    if meter.images or (job.task is not None and job.task.dense):
-        return
-    failed = "The features could not be checked"
-    with warn_on_failure(failed, run, console), torch.inference_mode():
-        _feed_meter(meter, job, dataset, trainer)
-
-
-def _feed_meter(
-    meter: FeatureMeter, job: FinetuneJob, dataset: LabelledDataset, trainer: FinetuneTrainer
-) -> None:
-    cached = trainer.cached
-    job.network.eval()
-    if cached is not None and cached.split_point.learner is not None:
-        view = cached.held_out or next(iter(cached.views.values()))
-        activations = view.take(torch.from_numpy(_spread_positions(len(view))))
-        approach = cached.split_point.approach  # None: the cache holds the head's input
-        meter.take(activations if approach is None else approach(activations))
-        return
-    images = dataset.val if len(dataset.val) else dataset.train
-    device, preprocess = next(job.network.parameters()).device, job.plan.preprocess
-    positions = _spread_positions(len(images)).tolist()
-    for start in range(0, len(positions), BATCH):
-        some = [preprocess.pixels(images[p]) for p in positions[start : start + BATCH]]
-        job.network(preprocess.model_input(preprocess.collate(some).to(device)))
-
-
-def _spread_positions(count: int) -> np.ndarray:
-    """At most FEATURE_SAMPLE positions, evenly spread, as images are often sorted by class."""
-    return np.unique(np.linspace(0, count - 1, min(FEATURE_SAMPLE, count)).astype(np.int64))
 
 
 def _write_model(

@@ -19,7 +19,7 @@ from unfreeze.exports.to_onnx import FILE
 from unfreeze.reports.intervals import wilson_interval
 from unfreeze.reports.verdict import percent
 from unfreeze.runs.eval_split import EvaluationSet, Positions, choose_evaluation_set
-from unfreeze.runs.export_inputs import data_of_run
+from unfreeze.runs.exporting.inputs import data_of_run
 from unfreeze.runs.inference import readers_of
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.utf8_path import utf8_path

@@ -1,4 +1,4 @@
-"""Stores with the model what it needs to say "I don't know": see `transfer.known_images`."""
+"""Features of a trained network: their statistics, and what is stored for `--unknown`."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -11,7 +11,7 @@ from torch import Tensor
 from unfreeze.checkpoints.model_file import read_card
 from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.evaluation.conformal import Labels
-from unfreeze.evaluation.features import pooled_inputs
+from unfreeze.evaluation.features import FeatureMeter, pooled_inputs
 from unfreeze.evaluation.out_of_distribution import ENERGY, KNN, MAHALANOBIS, ScoreChoice
 from unfreeze.runs.after_run import warn_on_failure
 from unfreeze.runs.finetuning.data import LabelledDataset
@@ -21,8 +21,10 @@ from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.transfer.feature_cache.loader import CachedLoader, CachedView
 from unfreeze.transfer.known_images import KnownImages, LogitsAndFeatures
 from unfreeze.transfer.predictor import InferenceNetwork
+from unfreeze.transfer.training_run import FinetuneTrainer
 from unfreeze.transfer.validation import BATCH
 
+FEATURE_SAMPLE = 256  # images that are measured if validation measured none
 TRAINING_IMAGES = 2_000  # whose features are stored, at most
 VALIDATION_IMAGES = 10_000  # whose logits are stored, at most
 
@@ -127,3 +129,43 @@ def _reason(choice: ScoreChoice, classes: tuple[str, ...]) -> str:
         f"{names[choice.name]} (AUROC {choice.auroc[choice.name]:.2f} with one class left out: "
         f"{left}; {others})"
     )
+
+
+def measure_features(
+    meter: FeatureMeter,
+    job: FinetuneJob,
+    dataset: LabelledDataset,
+    trainer: FinetuneTrainer,
+    run: RunFolder,
+    console: Console,
+) -> None:
+    """Measure features of some images if validation measured none."""
+    if meter.images or (job.task is not None and job.task.dense):
+        return
+    failed = "The features could not be checked"
+    with warn_on_failure(failed, run, console), torch.inference_mode():
+        _feed_meter(meter, job, dataset, trainer)
+
+
+def _feed_meter(
+    meter: FeatureMeter, job: FinetuneJob, dataset: LabelledDataset, trainer: FinetuneTrainer
+) -> None:
+    cached = trainer.cached
+    job.network.eval()
+    if cached is not None and cached.split_point.learner is not None:
+        view = cached.held_out or next(iter(cached.views.values()))
+        activations = view.take(torch.from_numpy(_spread_positions(len(view))))
+        approach = cached.split_point.approach  # None: the cache holds the head's input
+        meter.take(activations if approach is None else approach(activations))
+        return
+    images = dataset.val if len(dataset.val) else dataset.train
+    device, preprocess = next(job.network.parameters()).device, job.plan.preprocess
+    positions = _spread_positions(len(images)).tolist()
+    for start in range(0, len(positions), BATCH):
+        some = [preprocess.pixels(images[p]) for p in positions[start : start + BATCH]]
+        job.network(preprocess.model_input(preprocess.collate(some).to(device)))
+
+
+def _spread_positions(count: int) -> np.ndarray:
+    """At most FEATURE_SAMPLE positions, evenly spread, as images are often sorted by class."""
+    return np.unique(np.linspace(0, count - 1, min(FEATURE_SAMPLE, count)).astype(np.int64))

@@ -5,7 +5,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
-from unfreeze.transfer.calibration import (
+from unfreeze.evaluation.calibration import (
     BINS,
     COLDEST,
     apply_temperature,

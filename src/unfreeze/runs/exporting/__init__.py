@@ -1,0 +1,1 @@
+"""What `export` compares its files on, and int8 files."""

@@ -1,0 +1,1 @@
+"""What `audit` and `suggest` compute: wrong labels, and images to label."""
