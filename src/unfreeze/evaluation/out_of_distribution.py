@@ -156,7 +156,7 @@ def choose_score(
         if len(np.unique(labels[rest])) < 2 or rest.sum() < k:
             continue
         used.append(left)
-        measures = _measures(train[rest], labels[rest], held, k)
+        measures = measures_of(train[rest], labels[rest], held, k)
         inside = {name: values[~outside] for name, values in measures.items()}
         for names in list(found):
             if not set(names) <= set(measures):
@@ -171,7 +171,7 @@ def choose_score(
     return ScoreChoice(best, k, {"+".join(n): m for n, m in means.items()}, tuple(used))
 
 
-def _measures(train: Floats, labels: Labels, queries: Floats, k: int) -> dict[str, Floats]:
+def measures_of(train: Floats, labels: Labels, queries: Floats, k: int) -> dict[str, Floats]:
     """Each measure [N] of the features `queries` [N, D]."""
     measures = {
         KNN: knn_distance(queries, train, k),
