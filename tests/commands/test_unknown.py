@@ -163,6 +163,15 @@ def test_cached_features_give_the_same_as_images(digits, tmp_path, monkeypatch):
     assert np.allclose(a.ood, b.ood, atol=2e-3)
 
 
+def test_features_cached_in_another_type_are_stored_too(digits, tmp_path):
+    options = {**DIGITS, "precision": "bf16"}
+    other = unfreeze.finetune("digits", out=str(tmp_path / "run"), **options).run
+    a, b = (load_known_images(run, read_card(run)) for run in (digits, other))
+    assert np.array_equal(a.labels, b.labels)
+    assert np.allclose(a.features, b.features, rtol=0.05, atol=0.05)
+    assert unfreeze.evaluate(other, "digits", split="test").coverage > 0.9
+
+
 def test_a_stored_temperature_changes_the_sets_of_both_alike(digits, tmp_path):
     known, card = load_known_images(digits, read_card(digits)), read_card(digits)
     some = known.logits[::2]

@@ -91,11 +91,11 @@ def _computed(job: FinetuneJob, images: ImageDataset, positions: Labels) -> Iter
 def _cached(
     job: FinetuneJob, cached: CachedLoader, view: CachedView, positions: Labels
 ) -> Iterator[Tensor]:
-    """The same from cached features."""
+    """The same from cached features, which may be stored in a smaller type."""
     approach, learner = cached.split_point.approach, cached.split_point.learner
     layer = job.network.get_submodule(str(learner))
     for start in range(0, len(positions), BATCH):
-        inputs = view.take(torch.from_numpy(positions[start : start + BATCH]))
+        inputs = view.take(torch.from_numpy(positions[start : start + BATCH])).float()
         inputs = inputs if approach is None else approach(inputs)
         logits = layer(inputs)
         features = pooled_inputs(layer, inputs)
