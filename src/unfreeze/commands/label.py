@@ -106,7 +106,10 @@ def run_label(settings: LabelSettings, console: Console) -> LabelResult:
     if model is not None:
         hints, rest = model.predict(index, rest, table, console)
     session = LabelSession(index, table, [*table.listed, *rest], hints, s.none_class)
-    _serve(session, s, console)
+    try:
+        _serve(session, s, console)
+    finally:
+        table.close()  # connections that are still open write nothing more
     for line in session.unreadable_lines():
         console.warn(line)
     return LabelResult(
@@ -155,6 +158,7 @@ def _serve(session: LabelSession, s: LabelSettings, console: Console) -> None:
                 while not stop and not server.finished.wait(_POLL):
                     pass
         finally:
+            server.finished.set()
             server.shutdown()
             thread.join()
 

@@ -144,7 +144,10 @@ def _reason(error: OSError | Undecodable) -> str:
 
 
 class LabelServer(ThreadingHTTPServer):
-    """Serves a session at `url`; `finished` is set when the page ends it. Port 0: any free one."""
+    """Serves a session at `url`. Port 0: any free one.
+
+    Nothing is answered once `finished` is set, as the page does at the end.
+    """
 
     daemon_threads = True
 
@@ -238,8 +241,11 @@ class _LabelRequest(BaseHTTPRequestHandler):
             and self.headers.get("Host", "").lower() in self.server.hosts
             and (origin is None or origin.lower() in own)
         ):
-            return rest.partition("?")[0].split("/")
-        self._json(403, {"error": "Use the address that unfreeze label printed."})
+            if not self.server.finished.is_set():
+                return rest.partition("?")[0].split("/")
+            self._json(410, {"error": "unfreeze label has ended."})
+        else:
+            self._json(403, {"error": "Use the address that unfreeze label printed."})
         return None
 
     def _body(self) -> dict[str, Any] | None:

@@ -36,7 +36,7 @@ class LabelTable:
 
     def __init__(self, path: Path, index: Index, classes: Iterable[str] = ()) -> None:
         self.path, self._index = path, index
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
         self._stamp = self._stamp_now()
         self._lines = [] if self._stamp is None else _read_lines(path)
         self._line_of = self._match()
@@ -80,6 +80,8 @@ class LabelTable:
         Nothing is changed then, nor after OSError or ResourceError.
         """
         with self._lock:
+            if self._closed:
+                raise UsageError("unfreeze label has ended.", "Start it again.")
             name = self._class_name(label) if label else ""
             if self._stamp_now() not in (None, self._stamp):
                 raise UsageError(
@@ -104,6 +106,11 @@ class LabelTable:
             if name and name not in self.classes:
                 self.classes.append(name)
             return previous
+
+    def close(self) -> None:
+        """Refuse further labels; one that is being written is completed first."""
+        with self._lock:
+            self._closed = True
 
     def _class_name(self, label: str) -> str:
         """The label as `finetune --labels` will read it; UsageError if it cannot be a class."""
