@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 import unfreeze
-from unfreeze.config.commands import AuditSettings
+from unfreeze.config.labelling import AuditSettings
 from unfreeze.data.sources.open import open_source
 from unfreeze.evaluation.confident_learning import (
     calibrated_joint,

@@ -19,6 +19,7 @@ VERBS = [
     "export",
     "finetune",
     "inspect",
+    "label",
     "load",
     "predict",
     "pretrain",

@@ -40,6 +40,7 @@ __all__ = [
     "export",
     "finetune",
     "inspect",
+    "label",
     "load",
     "predict",
     "pretrain",

@@ -17,6 +17,7 @@ from unfreeze.commands.export import ExportResult as ExportResult
 from unfreeze.commands.finetune import FinetunePlan as FinetunePlan
 from unfreeze.commands.finetune import FinetuneResult as FinetuneResult
 from unfreeze.commands.inspect import inspect as inspect
+from unfreeze.commands.label import LabelResult as LabelResult
 from unfreeze.commands.predict import Predictions as Predictions
 from unfreeze.commands.predict import TaskPredictions as TaskPredictions
 from unfreeze.commands.predict import load as load
@@ -55,6 +56,7 @@ __all__ = [
     "export",
     "finetune",
     "inspect",
+    "label",
     "load",
     "predict",
     "pretrain",
@@ -981,6 +983,46 @@ def finetune(
     repeats: int = 1,
     progress: bool | None = None,
 ) -> FinetuneResult | FinetunePlan: ...
+def label(
+    data: str | PathLike[str] | Sequence[str | PathLike[str]],
+    out: str | PathLike[str],
+    *,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    workers: int | None = None,
+    batch_size: int = 64,
+    data_root: str | PathLike[str] = "data",
+    config: str | PathLike[str] | None = None,
+    classes: str | Sequence[str] = (),
+    ignore_labels: bool = False,
+    none_class: str | None = None,
+    run: str | PathLike[str] | None = None,
+    port: int = 0,
+    no_browser: bool = False,
+    progress: bool | None = None,
+) -> LabelResult:
+    """Serve a page on 127.0.0.1 to label the images of `data`, until it is finished or interrupted.
+
+    Every label is in the CSV file `out` (path, label, split) before the next image is shown.
+    UsageError if `out` has other columns; DataError if all images have a label.
+
+    Parameters:
+        data: one or more: folder, archive, CSV or Parquet file, shards, URL or built-in name.
+        device: compute device. One of: 'auto', 'cpu', 'cuda', 'mps'.
+        precision: numerical precision (mixed precision for bf16 and fp16): auto uses bf16 if the hardware supports it. One of: 'auto', 'fp32', 'bf16', 'fp16'.
+        workers: data loading workers (0: load in the main process).
+        batch_size: images per batch.
+        data_root: folder for built-in datasets.
+        config: read settings from a TOML file.
+        out: the CSV file of the labels: path, label and split; a file of suggest is filled in, in its order, and one of label continued.
+        classes: names of classes, for the keys 1 to 9; more can be added on the page.
+        ignore_labels: label all images, also those with a label by their folder or in the list.
+        none_class: name of a class for images of none of the classes, for the key 0.
+        run: a fine-tuned run: its classes are offered, its prediction is shown beside each image, and the most uncertain images come first.
+        port: port on 127.0.0.1 (0: any free one).
+        no_browser: print the address only; open no browser.
+        progress: show progress (None: if in a notebook or a terminal).
+    """
 def predict(
     run: str | PathLike[str],
     images: str | PathLike[str] | bytes | ndarray | Image | Iterable[str | PathLike[str] | bytes | ndarray | Image],

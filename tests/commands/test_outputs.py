@@ -35,6 +35,7 @@ COMMANDS = {
         "list.csv",
         "--out",
     ],
+    ("label", "out"): ["label", "d.zip", "--no-browser", "--out"],
     ("export", "out"): ["export", "run", "--to", "safetensors", "--data", "d.zip", "--out"],
     ("pretrain", "out"): ["pretrain", "d.zip", *TINY, "--out"],
     ("finetune", "out"): ["finetune", "d.zip", *SCRATCH, "--out"],

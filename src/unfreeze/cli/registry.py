@@ -10,14 +10,15 @@ from unfreeze.config.shared import CallOptions
 SETTINGS = {
     "scan": ("commands", "ScanSettings"),
     "show": ("commands", "ShowSettings"),
-    "audit": ("commands", "AuditSettings"),
+    "audit": ("labelling", "AuditSettings"),
     "pretrain": ("pretrain", "PretrainSettings"),
     "finetune": ("finetune", "FinetuneSettings"),
     "compare": ("commands", "CompareSettings"),
     "evaluate": ("commands", "EvaluateSettings"),
     "predict": ("commands", "PredictSettings"),
     "embed": ("commands", "EmbedSettings"),
-    "suggest": ("commands", "SuggestSettings"),
+    "suggest": ("labelling", "SuggestSettings"),
+    "label": ("labelling", "LabelSettings"),
     "inspect": ("commands", "InspectSettings"),
     "summary": ("commands", "SummarySettings"),
     "export": ("commands", "ExportSettings"),
@@ -52,6 +53,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "suggest": (
         "suggest runs/pretrain photos --budget 50 --out labels.csv",
         "suggest runs/frozen photos --labels labels.csv --budget 50 --out more.csv",
+    ),
+    "label": (
+        "label photos --classes cat,dog --out labels.csv",
+        "label photos --run runs/frozen --out labels.csv",
     ),
     "inspect": ("inspect checkpoint.pth",),
     "summary": ("summary resnet18 --freeze stage:2", "summary runs/frozen"),

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from unfreeze.config.commands import AuditSettings
 from unfreeze.config.field import inputs_of
+from unfreeze.config.labelling import AuditSettings
 from unfreeze.config.layering import load_settings
 from unfreeze.config.shared import Data, data_name
 from unfreeze.data.index.folder_layout import SPLIT_NAMES

@@ -5,8 +5,8 @@ from os import PathLike
 from typing import Any
 
 from unfreeze.checkpoints.model_file import model_folder, read_card
-from unfreeze.config.commands import SuggestSettings
 from unfreeze.config.field import inputs_of
+from unfreeze.config.labelling import SuggestSettings
 from unfreeze.config.layering import load_settings
 from unfreeze.config.shared import Data, data_name
 from unfreeze.data.sources.open import open_source

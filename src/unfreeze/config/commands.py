@@ -132,7 +132,9 @@ SPLITS = ("train", "val", "test", "all")
 
 
 @dataclass(frozen=True)
-class _InferenceOptions(MachineOptions):
+class InferenceOptions(MachineOptions):
+    """Batches and folders of the commands that use a model."""
+
     batch_size: int = setting(64, "images per batch", low=1)
     data_root: str = setting(
         "data", "folder for built-in datasets", group="data", metavar="DIR", path="output"
@@ -140,7 +142,7 @@ class _InferenceOptions(MachineOptions):
 
 
 @dataclass(frozen=True)
-class EvaluateSettings(CallOptions, LabelOptions, LabelSetOptions, _InferenceOptions):
+class EvaluateSettings(CallOptions, LabelOptions, LabelSetOptions, InferenceOptions):
     """Evaluates a model on labelled images: accuracy with interval, confusion matrix, mistakes."""
 
     run: str = setting("", "a run folder, or its model/ folder", positional=True, path="input")
@@ -179,7 +181,7 @@ class EvaluateSettings(CallOptions, LabelOptions, LabelSetOptions, _InferenceOpt
 
 
 @dataclass(frozen=True)
-class PredictSettings(CallOptions, _InferenceOptions):
+class PredictSettings(CallOptions, InferenceOptions):
     """Predicts the class of images."""
 
     run: str = setting("", "a run folder, or its model/ folder", positional=True, path="input")
@@ -222,7 +224,7 @@ class PredictSettings(CallOptions, _InferenceOptions):
 
 
 @dataclass(frozen=True)
-class EmbedSettings(CallOptions, LabelOptions, _InferenceOptions):
+class EmbedSettings(CallOptions, LabelOptions, InferenceOptions):
     """Computes the features of images."""
 
     weights: str = setting(
@@ -234,88 +236,6 @@ class EmbedSettings(CallOptions, LabelOptions, _InferenceOptions):
     )
     arch: str | None = setting(None, "architecture, if the checkpoint does not name it")
     split: str | None = setting(None, "split to embed (auto: all)", choices=SPLITS)
-
-
-@dataclass(frozen=True)
-class SuggestSettings(CallOptions, LabelOptions, _InferenceOptions):
-    """Suggests which images to label next, and keeps a random tenth apart as a test set."""
-
-    run: str = setting(
-        "", "a run folder, a model/ folder or a checkpoint file", positional=True, path="input"
-    )
-    data: tuple[str, ...] = data_setting()
-    budget: int | None = setting(
-        None, "number of images to label", low=1, metavar="N", needed=True, unset=""
-    )
-    out: str | None = setting(
-        None,
-        "the CSV file to write: path, label (empty, to fill in) and split",
-        metavar="CSV",
-        needed=True,
-        path="output",
-    )
-    by: str = setting(
-        "auto",
-        "how to choose: typical images of each cluster, uncertain and diverse ones (needs a "
-        "fine-tuned run), or random; auto: typical, and uncertain from 4 labels for each "
-        "class on",
-        choices=("auto", "typical", "uncertain", "random"),
-    )
-    arch: str | None = setting(None, "architecture, if the checkpoint does not name it")
-    seed: int = setting(0, "random seed of the test set and the clusters", low=0, high=SEEDS)
-
-
-@dataclass(frozen=True)
-class AuditSettings(CallOptions, LabelOptions, _InferenceOptions):
-    """Finds labels that look wrong, by classifiers not trained on the image they judge."""
-
-    data: tuple[str, ...] = data_setting()
-    out: str | None = setting(
-        None,
-        "folder for the list, the labels to edit and the page with thumbnails (new, empty or an "
-        "earlier audit's)",
-        cli_only=True,
-        metavar="DIR",
-        needed=True,
-        path="output",
-        basic=1,
-    )
-    arch: str | None = setting(
-        None, "architecture, as in finetune (auto: that of the weights, or resnet50)", basic=2
-    )
-    weights: str = setting(
-        "imagenet",
-        "weights of the frozen backbone: none, imagenet, swav, NAME, URL, FILE or RUN",
-        path="input",
-        basic=3,
-    )
-    folds: int = setting(
-        5,
-        "parts of the data; each is judged by a classifier trained on the others",
-        low=2,
-        group="data",
-        basic=4,
-    )
-    split: str | None = setting(
-        None, "split to audit (auto: all labelled images)", choices=SPLITS, group="data"
-    )
-    group_by: str | None = setting(
-        None,
-        "keep images of one group in the same fold: a CSV column, or a regular expression whose "
-        "first group names the group (default: the CSV's column `group`, if any)",
-        group="data",
-        unset="",
-    )
-    image_size: int | None = setting(None, "input image size in pixels", low=8)
-    fit: str | None = setting(
-        None,
-        "how an image comes to the network's shape: its centre (crop), resized whole (squash), "
-        "whole with bars (pad)",
-        choices=("crop", "squash", "pad"),
-        group="data",
-        unset="crop, squash for long images",
-    )
-    seed: int = setting(0, "random seed of the folds", low=0, high=SEEDS)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What `cache`, `scan`, `show` and `suggest` print at the end, from the fields of their results."""
+"""What commands about data and labels print at the end, from the fields of their results."""
 
 import shlex
 from collections import Counter
@@ -142,6 +142,25 @@ def suggest_display(r: Any) -> Display:
         notes=["Fill in the column `label`; rows without a label are ignored."],
         files=[("table", r.out)],
         next=[f"unfreeze finetune {data} --labels {out} --freeze all --out RUN"],
+    )
+
+
+def label_display(r: Any) -> Display:
+    """Display of a `LabelResult`."""
+    data, out = _quoted(r.data), shlex.quote(r.out)
+    weights = f" --weights {shlex.quote(r.run)}" if r.run else ""
+    rows = [(name, f"{count:,}") for name, count in list(r.classes.items())[:CLASSES]]
+    if (more := len(r.classes) - CLASSES) > 0:
+        rows.append((f"and {more:,} more", ""))
+    given = pluralised(r.given, "label was", "labels were")
+    return Display(
+        lead=[f"{given} given; {r.labelled:,} of {r.images:,} images have one."],
+        facts=[("unreadable", f"{r.unreadable:,}")] if r.unreadable else [],
+        tables=[TextTable(("class", "images"), rows)] if rows else [],
+        files=[("table", r.out)] if r.given else [],
+        next=[f"unfreeze finetune {data} --labels {out}{weights} --freeze all --out RUN"]
+        if len(r.classes) > 1
+        else [],
     )
 
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 
 from unfreeze.checkpoints.model_file import TRAINED_IMAGES, ModelCard, model_folder, read_card
-from unfreeze.config.commands import AuditSettings
 from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.config.labelling import AuditSettings
 from unfreeze.config.shared import label_arguments
 from unfreeze.data.images.intensity import format_intensity
 from unfreeze.data.index.class_stats import class_counts

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.checkpoints.model_file import TRAINED_IMAGES, model_folder
-from unfreeze.config.commands import SuggestSettings
+from unfreeze.config.labelling import SuggestSettings
 from unfreeze.config.shared import label_arguments
 from unfreeze.data.index.index import TEST, VAL, Index, build_index
 from unfreeze.data.index.mask_pairs import has_masks
@@ -35,11 +35,11 @@ from unfreeze.evaluation.label_selection import (
     pick_uncertain,
     random_order,
 )
+from unfreeze.runs.labelling.label_table import COLUMNS
 from unfreeze.runtime.console import pluralised
 from unfreeze.runtime.output_files import check_output_file, is_csv_with
 from unfreeze.runtime.text_layout import read_csv, write_csv
 
-COLUMNS = ("path", "label", "split")
 Mask = npt.NDArray[np.bool_]
 
 
