@@ -88,7 +88,7 @@ def asked(address: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     return value
 
 
-def told(s: argparse.Namespace, folder: Path, by: str, truth: Any, seed: int) -> dict[str, Any]:
+def told(s: argparse.Namespace, folder: Path, by: Any, truth: Any, seed: int) -> dict[str, Any]:
     """One way to choose the images: its figures and the seconds of each step."""
     pool, new, out = folder / "pool", folder / "new", folder / by
     out.mkdir()
