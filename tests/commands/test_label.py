@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import unfreeze
 from unfreeze.cli.main import main
 from unfreeze.commands.finetune import finetune
 from unfreeze.runtime.terminal import Environment
@@ -513,6 +514,26 @@ def test_open_connections_write_nothing_after_the_end(flat, page, tmp_path):
     assert (answer.status, "has ended" in answer.read().decode()) == (410, True)
     connection.close()
     assert out.read_bytes() == before
+
+
+def test_python_opens_the_browser_and_returns_the_result(flat, tmp_path, monkeypatch, capfd):
+    opened, out = [], tmp_path / "labels.csv"
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setenv("DISPLAY", ":0")
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(unfreeze.label, flat, out, classes=["hot dog", "cat"])
+        while not opened and not call.done():
+            time.sleep(0.01)
+        p = Page.__new__(Page)
+        p.url = opened[0]
+        assert p.status()["classes"] == ["hot dog", "cat"]
+        p.label(0, "hot dog")
+        p.post("finish", {})
+        result = call.result()
+    assert (result.given, result.rows()) == (1, [{"class": "hot dog", "images": 1}])
+    assert address(capfd.readouterr().err) == opened[0]  # a script without a terminal, too
+    with pytest.raises(unfreeze.UsageError, match="differ only by case"):
+        unfreeze.label(flat, out, classes=["cat", "CAT", "a;b"])
 
 
 def test_the_page_needs_nothing_from_elsewhere(flat, page, tmp_path):

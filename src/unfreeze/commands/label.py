@@ -70,7 +70,8 @@ def label(
     UsageError if `out` has other columns; DataError if all images have a label.
     """
     values = {"data": data, "out": str(out), **settings}
-    return run_label(load_settings(LabelSettings, values), python_console(progress))
+    console = python_console(progress is not False)  # also in a script: it prints the address
+    return run_label(load_settings(LabelSettings, values), console)
 
 
 @isolated()
