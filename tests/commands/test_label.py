@@ -23,15 +23,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import unfreeze
 from unfreeze.cli.main import main
 from unfreeze.commands.finetune import finetune
+from unfreeze.commands.pretrain import pretrain
+from unfreeze.evaluation.label_selection import clustering_space
+from unfreeze.runs.labelling.model import groups_alike
 from unfreeze.runtime.terminal import Environment
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
-TINY = {"arch": "unfreeze/tiny", "image_size": 16, "precision": "fp32", "workers": 0}
-TINY |= {"weights": "none", "augment": "none", "epochs": 1}
+SMALL = {"arch": "unfreeze/tiny", "image_size": 16, "precision": "fp32", "workers": 0}
+TINY = SMALL | {"weights": "none", "augment": "none", "epochs": 1}
 COLOURS = ("red", "green", "blue")
 
 
@@ -66,7 +70,11 @@ class Page:
         return json.loads(self.get(f"item/{number}"))
 
     def label(self, image, label):
-        return json.loads(self.post("label", {"image": image, "label": label}))
+        answer = self.give([image], [label])
+        return answer | {"previous": answer["previous"][0]}
+
+    def give(self, images, labels):
+        return json.loads(self.post("label", {"images": images, "labels": labels}))
 
     def post(self, path, value):
         headers = {"Content-Type": "application/json"}
@@ -182,7 +190,7 @@ def test_nobody_without_the_address_gets_anything(flat, page, tmp_path):
     ):
         assert raw(p.url, "GET", f"/{token}/status/-1", {"Host": host})[0] == 403, host
     assert raw(p.url, "GET", f"/{token}/status/-1")[0] == 403  # no Host at all
-    body = b'{"image": 0, "label": "red"}'
+    body = b'{"images": [0], "labels": ["red"]}'
     size = {"Content-Length": str(len(body))}
     sent = good | size | {"Content-Type": "application/json"}
     where = f"/{token}/label"
@@ -196,9 +204,11 @@ def test_nobody_without_the_address_gets_anything(flat, page, tmp_path):
     assert raw(p.url, "GET", where, good)[0] == 404  # a link cannot label
     for method in ("PUT", "DELETE", "HEAD", "OPTIONS"):
         assert raw(p.url, method, f"/{token}/status/-1", good)[0] == 501
-    for wrong in (b"[]", b"{", b'"x"', b'{"image": 0}', b'{"image": 0.5, "label": "red"}',
-                  b'{"image": 99, "label": "red"}', b'{"image": -1, "label": "red"}',
-                  b'{"image": "../x", "label": "red"}', b"[" * 5000):  # fmt: skip
+    one = {"images": [0], "labels": ["red"]}
+    strange = [one | {"images": images} for images in ([99], [-1], [0.5], ["0"], [True], [0, 1], 0)]
+    strange += [one | {"labels": labels} for labels in ([1], [None], [], "red", {})]
+    strange += [[], "x", {"images": [0]}, {"images": [], "labels": []}]
+    for wrong in (*(json.dumps(value).encode() for value in strange), b"{", b"[" * 5000):
         length = {"Content-Length": str(len(wrong))}
         assert raw(p.url, "POST", where, sent | length, wrong)[0] == 400, wrong
     assert not (tmp_path / "labels.csv").exists()
@@ -230,7 +240,7 @@ def test_images_are_named_by_number_only(flat, page, tmp_path):
         "0/1",
     )
     for way in (*ways, "1e0", "%D9%A3", "", "0x1", "9" * 5000, "..", "1%20"):
-        for kind in ("image", "item"):
+        for kind in ("image", "item", "thumb", "group"):
             code, body = raw(p.url, "GET", f"{token}{kind}/{way}", {"Host": urlsplit(p.url).netloc})
             assert (code, json.loads(body)) == (404, {"error": "There is no such page."}), way
     shown = Image.open(io.BytesIO(p.get("image/23")))
@@ -387,7 +397,7 @@ def test_what_cannot_be_labelled_is_said(flat, colours, tmp_path, page):
         ([flat, "--none-class", "a;b", "--out", out], 2, "several labels"),
         ([flat, "--port", "70000", "--out", out], 2, "--port"),
         ([tmp_path / "nothing", "--out", out], 3, "nothing"),
-        ([flat, "--run", tmp_path / "nothing", "--out", out], 4, "nothing"),
+        ([flat, "--run", tmp_path / "nothing", "--out", out], 2, "nothing"),
     ):
         found = call("label", *words, "--no-browser")
         assert found[0] == code and said in found[2], found
@@ -454,6 +464,45 @@ def test_the_table_goes_into_finetune_and_its_run_shows_what_it_thinks(
     assert not (tmp_path / "more.csv").exists()  # a hint is no label
 
 
+def test_groups_of_alike_images_get_their_label_at_once(flat, page, tmp_path):
+    run = pretrain(str(flat), out=str(tmp_path / "run"), epochs=0, **SMALL).run
+    out = tmp_path / "labels.csv"
+    code, _, err = call("label", flat, "--run", run, "--out", out)
+    assert code == 2 and "no classes" in err and "--clusters" in err
+    assert call("label", flat, "--clusters", 3, "--out", out)[0] == 2
+    p = page(flat, "--run", run, "--clusters", 3, "--out", out)
+    assert (p.status()["groups"], p.item(0)["hint"]) == (3, None)
+    groups = [json.loads(p.get(f"group/{n}")) for n in range(3)]
+    assert [group["place"] for group in groups] == [0, 1, 2]
+    assert sorted(n for group in groups for n in group["images"]) == list(range(24))
+    first = groups[0]["images"]
+    assert Image.open(io.BytesIO(p.get(f"thumb/{first[0]}"))).size == (14, 12)
+    answer = p.give(first[1:], ["a"] * len(first[1:]))
+    assert answer["previous"] == [""] * len(first[1:])
+    assert labels_of(out) == {p.item(n)["path"]: "a" for n in first[1:]}
+    assert json.loads(p.get("group/0")) == {"place": 0, "images": first[:1]}
+    with pytest.raises(urllib.error.HTTPError):  # all or nothing
+        p.give([first[0], first[1]], ["b", "a;b"])
+    assert labels_of(out) == {p.item(n)["path"]: "a" for n in first[1:]}
+    p.give(first, ["b"] * len(first))
+    assert json.loads(p.get("group/0"))["place"] == 1
+    p.give(first, ["", *["a"] * len(first[1:])])  # undo
+    assert p.status()["labelled"] == len(first) - 1
+
+
+def test_a_group_is_a_cluster_and_what_is_farthest_comes_first():
+    draw = np.random.default_rng(0)
+    centres = np.eye(3)[np.repeat([0, 1, 2], [100, 30, 5])] * 10
+    features = (centres + draw.normal(0, 0.1, (135, 3))).astype(np.float32)
+    groups = groups_alike(features, 3)
+    assert [len(group) for group in groups] == [48, 48, 4, 30, 5]
+    assert set(np.concatenate(groups[:3]).tolist()) == set(range(100))
+    space = clustering_space(features)
+    distance = np.linalg.norm(space[:100] - space[:100].mean(axis=0), axis=1)
+    assert np.concatenate(groups[:3]).tolist() == np.argsort(distance)[::-1].tolist()
+    assert len(groups_alike(features[:2], 5)) == 2
+
+
 def process(flat, out):
     """The command as a process, and its address."""
     words = [sys.executable, "-m", "unfreeze", "label", str(flat), "--out", str(out)]
@@ -508,11 +557,31 @@ def test_open_connections_write_nothing_after_the_end(flat, page, tmp_path):
     assert connection.getresponse().read()
     p.finish()
     headers = {"Content-Type": "application/json"}
-    connection.request("POST", f"{parts.path}label", b'{"image": 1, "label": "red"}', headers)
+    connection.request("POST", f"{parts.path}label", b'{"images": [1], "labels": ["red"]}', headers)
     answer = connection.getresponse()
     assert (answer.status, "has ended" in answer.read().decode()) == (410, True)
     connection.close()
     assert out.read_bytes() == before
+
+
+def test_python_opens_the_browser_and_returns_the_result(flat, tmp_path, monkeypatch, capfd):
+    opened, out = [], tmp_path / "labels.csv"
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setenv("DISPLAY", ":0")
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(unfreeze.label, flat, out, classes=["hot dog", "cat"])
+        while not opened and not call.done():
+            time.sleep(0.01)
+        p = Page.__new__(Page)
+        p.url = opened[0]
+        assert p.status()["classes"] == ["hot dog", "cat"]
+        p.label(0, "hot dog")
+        p.post("finish", {})
+        result = call.result()
+    assert (result.given, result.rows()) == (1, [{"class": "hot dog", "images": 1}])
+    assert address(capfd.readouterr().err) == opened[0]  # a script without a terminal, too
+    with pytest.raises(unfreeze.UsageError, match="differ only by case"):
+        unfreeze.label(flat, out, classes=["cat", "CAT", "a;b"])
 
 
 def test_the_page_needs_nothing_from_elsewhere(flat, page, tmp_path):
@@ -638,5 +707,38 @@ def test_keys_label_in_a_real_browser(flat, page, tmp_path):
         browser.until("!document.getElementById('error').hidden")
         assert "has ended" in browser.value("document.getElementById('error').textContent")
         assert len(rows_of(out)) == 4
+    finally:
+        browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+def test_a_key_labels_a_group_in_a_real_browser(flat, page, tmp_path):
+    run = pretrain(str(flat), out=str(tmp_path / "run"), epochs=0, **SMALL).run
+    out = tmp_path / "labels.csv"
+    p = page(flat, "--run", run, "--clusters", 2, "--classes", "a,b", "--out", out)
+    members = json.loads(p.get("group/0"))["images"]
+    browser = Browser(tmp_path / "profile")
+    try:
+        browser.call("Page.navigate", url=p.url)
+        browser.until("typeof busy === 'boolean' && !busy && ready && shown === 0")
+        browser.key("g")
+        browser.until("!busy && ready && group !== null && group.place === 0")
+        thumbs = "document.querySelectorAll('#grid img')"
+        assert browser.value(f"[...{thumbs}].filter((i) => i.naturalWidth === 14).length") == len(
+            members
+        )
+        browser.value("document.querySelector('#grid button').click()")  # does not belong
+        browser.key("1")
+        browser.until("!busy && ready && group.place === 1")
+        assert labels_of(out) == {p.item(n)["path"]: "a" for n in members[1:]}
+        browser.key("u")
+        browser.until("!busy && ready && group.place === 0")
+        assert set(labels_of(out).values()) == {""}
+        browser.key("2")
+        browser.until("!busy && ready && group.place === 1")
+        browser.key("g")
+        browser.until("!busy && ready && group === null")
+        assert labels_of(out) == {p.item(n)["path"]: "b" for n in members}
     finally:
         browser.close()

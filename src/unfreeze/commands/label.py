@@ -4,10 +4,9 @@ import os
 import sys
 import threading
 import webbrowser
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from unfreeze.data.sources.open import open_source
 from unfreeze.data.sources.source import Source
 from unfreeze.errors import DataError, UsageError
 from unfreeze.reports.results_data import label_display
-from unfreeze.runs.labelling.label_server import Hint, LabelServer, LabelSession
+from unfreeze.runs.labelling.label_server import LabelServer, LabelSession
 from unfreeze.runs.labelling.label_table import COLUMNS, LabelTable, checked_class_name
 from unfreeze.runs.python_call import python_call
 from unfreeze.runtime.console import Console, pluralised
@@ -30,6 +29,9 @@ from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.output_files import check_output_file, is_csv_with
 from unfreeze.runtime.signals import stop_requests
+
+if TYPE_CHECKING:
+    from unfreeze.transfer.predictor import InferenceNetwork
 
 _POLL = 0.2  # seconds between looks at whether the page or a signal ended it
 
@@ -70,7 +72,8 @@ def label(
     UsageError if `out` has other columns; DataError if all images have a label.
     """
     values = {"data": data, "out": str(out), **settings}
-    return run_label(load_settings(LabelSettings, values), python_console(progress))
+    console = python_console(progress is not False)  # also in a script: it prints the address
+    return run_label(load_settings(LabelSettings, values), console)
 
 
 @isolated()
@@ -87,10 +90,11 @@ def run_label(settings: LabelSettings, console: Console) -> LabelResult:
             f"{source.where} holds masks, and label is for labels in a table.",
             "Give the folder of the images alone.",
         )
-    model = _Model(s) if s.run else None
+    if s.clusters and not s.run:
+        raise UsageError("--clusters needs a model.", "Add --run RUN, a run or weights of images.")
+    model = _network(s, source, console) if s.run else None
     if model is not None:
-        model.attach(source)
-        names += [name for name in model.classes if name not in names]
+        names += [name for name in model[1] if name not in names]
     index = _index(s, source, console)
     table = LabelTable(out, index, names)
     if not table.listed and table.labelled().all():
@@ -102,10 +106,15 @@ def run_label(settings: LabelSettings, console: Console) -> LabelResult:
         lines = pluralised(table.unmatched, "line", "lines")
         console.say(f"{lines} of {s.out} match no image and stay as they are.")
     rest = np.setdiff1d(np.arange(len(index)), table.listed).tolist()
-    hints = dict[int, Hint]()
+    hints, groups = dict[int, tuple[str, float]](), list[list[int]]()
     if model is not None:
-        hints, rest = model.predict(index, rest, table, console)
-    session = LabelSession(index, table, [*table.listed, *rest], hints, s.none_class)
+        from unfreeze.runs.labelling.model import opinion  # torch takes seconds
+
+        todo = np.flatnonzero(~table.labelled())
+        said = opinion(*model, index, todo, s, console)
+        hints, groups = said.hints, said.groups
+        rest.sort(key=lambda image: -said.uncertainty.get(image, -1.0))
+    session = LabelSession(index, table, [*table.listed, *rest], hints, groups, s.none_class)
     try:
         _serve(session, s, console)
     finally:
@@ -132,6 +141,21 @@ def _class_names(s: LabelSettings) -> list[str]:
         if name not in names:
             names.append(checked_class_name(name, names))
     return names
+
+
+def _network(
+    s: LabelSettings, source: Source, console: Console
+) -> tuple["InferenceNetwork", list[str]]:
+    """The network of --run and its classes; the source decodes images as it needs them."""
+    from unfreeze.runs.labelling.model import network_with_features
+
+    network, count = network_with_features(str(s.run), s.arch, "label", console)
+    if not count and not s.clusters:
+        raise UsageError(
+            f"{s.run} has no classes to predict.", "Give a fine-tuned run, or add --clusters N."
+        )
+    network.preprocess.attach(source)
+    return network, list(network.card.classes[:count])
 
 
 def _index(s: LabelSettings, source: Source, console: Console) -> Index:
@@ -167,47 +191,3 @@ def _has_display() -> bool:
     """Whether a browser can open a window; one in the terminal would cover the address."""
     windows = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     return windows or sys.platform in ("darwin", "win32")
-
-
-class _Model:
-    """The classifier of --run: its classes, and predictions of the images to label."""
-
-    def __init__(self, s: LabelSettings) -> None:
-        from unfreeze.transfer.predictor import load_classifier  # torch takes seconds
-
-        self._settings = s
-        self._network = load_classifier(str(s.run))
-        self.classes: Sequence[str] = self._network.card.classes
-
-    def attach(self, source: Source) -> None:
-        """Decode images as the model needs them."""
-        self._network.preprocess.attach(source)
-
-    def predict(
-        self, index: Index, rest: Iterable[int], table: LabelTable, console: Console
-    ) -> tuple[dict[int, Hint], list[int]]:
-        """Prediction of each image without a label, and `rest`, the most uncertain first."""
-        from unfreeze.evaluation.calibration import apply_temperature
-        from unfreeze.evaluation.label_selection import margin_uncertainty
-        from unfreeze.runs.inference import on_device, readers_of, run_inference
-
-        s, todo = self._settings, np.flatnonzero(~table.labelled())
-        if not len(todo):
-            return {}, list(rest)
-        part = index.take(todo)
-        network = on_device(self._network, s.device, s.precision)
-        outputs = run_inference(
-            network, part.paths, readers_of(part), batch_size=s.batch_size, console=console
-        )
-        scores = apply_temperature(outputs.values, network.card.temperature)
-        shares = scores.softmax(dim=1).numpy()
-        images = todo[outputs.kept].tolist()
-        best = shares.argmax(axis=1).tolist()
-        hints = {
-            image: (self.classes[column], float(row[column]))
-            for image, column, row in zip(images, best, shares, strict=True)
-        }
-        doubt = dict.fromkeys(images, 0.0)
-        if len(self.classes) > 1:
-            doubt = dict(zip(images, margin_uncertainty(shares).tolist(), strict=True))
-        return hints, sorted(rest, key=lambda image: -doubt.get(image, -1.0))

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from unfreeze.checkpoints.model_file import model_folder, read_card
 from unfreeze.config.field import inputs_of
 from unfreeze.config.labelling import SuggestSettings
 from unfreeze.config.layering import load_settings
@@ -13,9 +12,9 @@ from unfreeze.data.sources.open import open_source
 from unfreeze.errors import UsageError
 from unfreeze.evaluation.calibration import apply_temperature
 from unfreeze.evaluation.label_selection import LITTLE_GAIN, PER_CLASS, margin_uncertainty
-from unfreeze.models.text import is_text_arch
 from unfreeze.reports.results_data import suggest_display
-from unfreeze.runs.inference import Signed, feature_network, on_device, readers_of, run_inference
+from unfreeze.runs.inference import Signed, on_device, readers_of, run_inference
+from unfreeze.runs.labelling.model import network_with_features
 from unfreeze.runs.labelling.suggestions import (
     LabelPool,
     check_label_table,
@@ -29,8 +28,6 @@ from unfreeze.runtime.console import Console, pluralised
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
-from unfreeze.transfer.known_images import LogitsAndFeatures
-from unfreeze.transfer.predictor import InferenceNetwork, load_classifier
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,7 +88,7 @@ def run_suggest(settings: SuggestSettings, console: Console) -> SuggestResult:
     if not s.out:
         raise UsageError("suggest needs an output file.", "Add --out LABELS.csv.")
     out = check_label_table(s.out, inputs_of(s))  # check before the work, not after
-    network, classes = _network(s, console)
+    network, classes = network_with_features(s.run, s.arch, "suggest", console)
     source = open_source(s.data, data_root=s.data_root, console=console)
     network.preprocess.attach(source)
     pool = label_pool(source, s)
@@ -136,22 +133,6 @@ def run_suggest(settings: SuggestSettings, console: Console) -> SuggestResult:
         test=len(test.picks),
         suggestions=[{"path": path, "split": split} for path, _, split in rows],
     )
-
-
-def _network(s: SuggestSettings, console: Console) -> tuple[InferenceNetwork, int]:
-    """The network and its number of classes C; outputs are C logits, then features."""
-    if model_folder(s.run) is not None:
-        card = read_card(s.run)
-        if is_text_arch(card.arch):
-            raise UsageError(
-                f"{s.run} is a model of texts, and suggest is for images.",
-                "Give a run, or weights, of images.",
-            )
-        if card.kind == "classifier" and len(card.classes) > 1:
-            fine_tuned = load_classifier(s.run)
-            both = LogitsAndFeatures(fine_tuned.network, fine_tuned.head)
-            return InferenceNetwork(both, card, fine_tuned.preprocess), len(card.classes)
-    return feature_network(s.run, s.arch, console), 0
 
 
 def _method(s: SuggestSettings, pool: LabelPool, classes: int) -> tuple[str, str]:

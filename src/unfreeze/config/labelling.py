@@ -64,11 +64,19 @@ class LabelSettings(CallOptions, InferenceOptions):
     run: str | None = setting(
         None,
         "a fine-tuned run: its classes are offered, its prediction is shown beside each image, and "
-        "the most uncertain images come first",
+        "the most uncertain images come first; with --clusters any run or weights",
         unset="none",
         metavar="RUN",
         path="input",
     )
+    clusters: int | None = setting(
+        None,
+        "clusters of images that look alike to --run; a key labels a whole group at once",
+        low=2,
+        metavar="N",
+        unset="none",
+    )
+    arch: str | None = setting(None, "architecture, if the checkpoint does not name it")
     port: int = setting(0, "port on 127.0.0.1 (0: any free one)", low=0, high=65535)
     no_browser: bool = setting(False, "print the address only; open no browser", cli_only=True)
 

@@ -84,7 +84,7 @@ def pick_typical(space: Floats, labelled: Mask, picker: Picker, *, seed: int) ->
     the smallest mean distance to its 20 nearest neighbours in the cluster (half of it, if smaller).
     """
     count = min(int(labelled.sum()) + picker.budget, CLUSTERS, len(space))
-    clusters = _cluster(space, count, seed)
+    clusters = clusters_of(space, count, seed)
     sizes = np.bincount(clusters, minlength=count)
     labels = np.bincount(clusters[labelled], minlength=count)
     turns = np.lexsort((-sizes, labels, sizes < SMALL_CLUSTER))
@@ -120,15 +120,15 @@ def pick_uncertain(space: Floats, uncertainty: Floats, picker: Picker, *, seed: 
     pool = ranked[picker.free[ranked]][: POOL * picker.budget]
     if not len(pool):
         return
-    clusters = _cluster(space[pool], min(picker.budget, len(pool)), seed)
-    central = list(_most_central_first(space[pool], clusters))
+    clusters = clusters_of(space[pool], min(picker.budget, len(pool)), seed)
+    central = list(most_central_first(space[pool], clusters))
     central.sort(key=lambda members: -float(uncertainty[pool[members[0]]]))
     for members in central:
         picker.first_free(pool[members])
     picker.fill(ranked)
 
 
-def _most_central_first(space: Floats, clusters: Positions) -> Iterator[Positions]:
+def most_central_first(space: Floats, clusters: Positions) -> Iterator[Positions]:
     """The members of each cluster, those nearest to its mean first."""
     for cluster in np.unique(clusters).tolist():
         members = np.flatnonzero(clusters == cluster)
@@ -143,7 +143,7 @@ def margin_uncertainty(probabilities: Floats) -> npt.NDArray[np.float64]:
     return 1.0 - (top[:, 1] - top[:, 0])
 
 
-def _cluster(space: Floats, count: int, seed: int) -> Positions:
+def clusters_of(space: Floats, count: int, seed: int) -> Positions:
     """The k-means cluster of each row, 0 to count - 1; mini-batches for large problems."""
     large = space.shape[0] * space.shape[1] * count > _LLOYD
     kind = MiniBatchKMeans if large else KMeans

@@ -26,6 +26,7 @@ from unfreeze.runs.labelling.label_table import LabelTable
 from unfreeze.text import clean_all
 
 SIDE = 1600  # longest side of an image on the page, in pixels
+THUMB = 320  # the same of an image in a group
 AHEAD = 4  # images that the page loads before they are needed
 _QUALITY = 90
 _LISTED = 5  # unreadable images named at the end
@@ -46,8 +47,8 @@ Hint = tuple[str, float]  # predicted class and its probability
 class LabelSession:
     """The images in the order in which they are shown, their table, and what is known of them.
 
-    `order`: positions in the index. `hints`: prediction by position. Numbers of the page count
-    along `order`.
+    `order`: positions in the index. `hints`: prediction by position. `groups`: positions of images
+    that are alike. Numbers of the page count along `order`.
     """
 
     def __init__(
@@ -56,10 +57,13 @@ class LabelSession:
         table: LabelTable,
         order: Sequence[int],
         hints: Mapping[int, Hint],
+        groups: Sequence[Sequence[int]] = (),
         none_class: str | None = None,
     ) -> None:
         self.table, self.none_class = table, none_class
         self._index, self._order, self._hints = index, order, hints
+        number_of = {image: number for number, image in enumerate(order)}
+        self._groups = [[number_of[image] for image in group] for group in groups]
         self._before = [table.label(image) for image in order]
         self._reason: dict[int, str] = {}  # by number: "" if the image can be read
 
@@ -88,6 +92,7 @@ class LabelSession:
             "total": len(self),
             "classes": list(self.table.classes),
             "none": self.none_class,
+            "groups": len(self._groups),
             "ahead": [int(number) % len(self) for number in numbers],
         }
 
@@ -113,7 +118,16 @@ class LabelSession:
         shown = None if hint is None else {"label": hint[0], "probability": hint[1]}
         return {"path": self._path(number), "label": self.table.label(image), "hint": shown}
 
-    def jpeg(self, number: int) -> bytes:
+    def group(self, start: int) -> dict[str, Any]:
+        """The first group from `start` on with images without a label, and these; else empty."""
+        for place in range(start, len(self._groups)):
+            members = self._groups[place]
+            left = [n for n in members if not self.table.label(self._order[n])]
+            if left:
+                return {"place": place, "images": left}
+        return {"place": len(self._groups), "images": []}
+
+    def jpeg(self, number: int, side: int = SIDE) -> bytes:
         """The image as JPEG, as training reads it; raises OSError or Undecodable."""
         try:
             pixels = self._index.source.sample(int(self._index.rows[self._order[number]]))
@@ -122,19 +136,21 @@ class LabelSession:
             raise
         self._reason[number] = ""
         image = Image.fromarray(pixels)
-        image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+        image.thumbnail((side, side), Image.Resampling.BOX)
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
         return buffer.getvalue()
 
-    def set(self, number: int, label: str) -> str:
-        """As `LabelTable.set`; UsageError for a label on an image that cannot be read."""
-        if label and number not in self._reason:
-            with contextlib.suppress(OSError, Undecodable):  # the reason is kept
-                self.jpeg(number)
-        if label and (reason := self._reason[number]):
-            raise UsageError(f"The image cannot be read: {reason}.", "Skip it.")
-        return self.table.set(self._order[number], label)
+    def set(self, labels: Mapping[int, str]) -> list[str]:
+        """As `LabelTable.set`, by number; UsageError if an image cannot be read."""
+        for number, label in labels.items():
+            if label and number not in self._reason:
+                with contextlib.suppress(OSError, Undecodable):  # the reason is kept
+                    self.jpeg(number)
+            if label and (reason := self._reason[number]):
+                raise UsageError(f"The image cannot be read: {reason}.", "Skip it.")
+        previous = self.table.set({self._order[n]: label for n, label in labels.items()})
+        return [previous[self._order[number]] for number in labels]
 
 
 def _reason(error: OSError | Undecodable) -> str:
@@ -174,7 +190,10 @@ class LabelServer(ThreadingHTTPServer):
 
 
 class _LabelRequest(BaseHTTPRequestHandler):
-    """One request: `/TOKEN/` and then nothing, status/N, item/N, image/N, label or finish."""
+    """One request: `/TOKEN/` and then nothing, label, finish or KIND/N.
+
+    Kinds: status, item, image, thumb, group.
+    """
 
     server: LabelServer
     protocol_version = "HTTP/1.1"
@@ -193,11 +212,15 @@ class _LabelRequest(BaseHTTPRequestHandler):
             self._json(200, session.status(number))
         elif kind == "item" and number is not None and number >= 0:
             self._json(200, session.item(number))
-        elif kind == "image" and number is not None and number >= 0:
+        elif kind == "group" and number is not None and number >= 0:
+            self._json(200, session.group(number))
+        elif kind in ("image", "thumb") and number is not None and number >= 0:
             try:
-                self._answer(200, session.jpeg(number), "image/jpeg")
+                jpeg = session.jpeg(number, SIDE if kind == "image" else THUMB)
             except (OSError, Undecodable) as error:
                 self._json(422, {"error": _reason(error)})
+            else:
+                self._answer(200, jpeg, "image/jpeg")
         else:
             self._json(404, {"error": "There is no such page."})
 
@@ -217,19 +240,19 @@ class _LabelRequest(BaseHTTPRequestHandler):
             self._json(404, {"error": "There is no such page."})
 
     def _label(self, body: dict[str, Any]) -> None:
-        session, label = self.server.session, body.get("label")
-        number = _number([str(body.get("image"))], len(session))
-        if number is None or number < 0 or not isinstance(label, str):
-            self._json(400, {"error": "A label needs the number of an image, and a text."})
+        session = self.server.session
+        labels = _labels(body.get("images"), body.get("labels"), len(session))
+        if labels is None:
+            self._json(400, {"error": "Send numbers of images, and a label for each."})
             return
         try:
-            previous = session.set(number, label)
+            previous = session.set(labels)
         except UnfreezeError as error:
             self._json(409, {"error": str(error).replace("\n", " ")})
         except OSError as error:
             self._json(500, {"error": f"{session.table.path} cannot be written: {error}."})
         else:
-            self._json(200, {"previous": previous, **session.status(number)})
+            self._json(200, {"previous": previous, **session.status(max(labels))})
 
     def _allowed_parts(self) -> list[str] | None:
         """The parts of the path after the token; None, and 403 is answered, without it."""
@@ -299,3 +322,13 @@ def _number(parts: Sequence[str], count: int) -> int | None:
         return -1
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else count
     return number if number < count else None
+
+
+def _labels(images: Any, labels: Any, count: int) -> dict[int, str] | None:
+    """Label by number of an image; None unless these are lists of the same length, not empty."""
+    if not isinstance(images, list) or not isinstance(labels, list) or len(images) != len(labels):
+        return None
+    if not all(type(number) is int and 0 <= number < count for number in images):
+        return None
+    texts = [label for label in labels if isinstance(label, str)]
+    return dict(zip(images, texts, strict=True)) if 0 < len(texts) == len(images) else None

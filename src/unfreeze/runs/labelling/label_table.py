@@ -3,7 +3,7 @@
 import csv
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,39 +73,43 @@ class LabelTable:
         """Number of images of each class that has some."""
         return dict(Counter(filter(None, map(self.label, list(self._line_of)))))
 
-    def set(self, image: int, label: str) -> str:
-        """Set a label, or remove it ("") and return the previous one, once it is on disk.
+    def set(self, labels: Mapping[int, str]) -> dict[int, str]:
+        """Set or remove ("") labels by position; the previous ones, once all are on disk.
 
-        UsageError if the label cannot be a class, or if another program wrote the file meanwhile.
+        UsageError if a label cannot be a class, or if another program wrote the file meanwhile.
         Nothing is changed then, nor after OSError or ResourceError.
         """
         with self._lock:
             if self._closed:
                 raise UsageError("unfreeze label has ended.", "Start it again.")
-            name = self._class_name(label) if label else ""
+            names = {image: self._class_name(text) for image, text in labels.items()}
             if self._stamp_now() not in (None, self._stamp):
                 raise UsageError(
                     f"{self.path} was changed by another program, so it was not overwritten.",
                     "Start label again: it continues with the labels of the file.",
                 )
-            before, previous = self._line_of.get(image), self.label(image)
-            if before is None:
-                self._add(image, name)
-            else:
-                self._lines[before][1] = name
+            previous = {image: self.label(image) for image in names}
+            added = [image for image in names if image not in self._line_of]
+            for image, name in names.items():
+                self._put(image, name)
             try:
                 write_csv(self.path, COLUMNS, self._lines)
             except BaseException:
-                if before is None:
+                for image, name in previous.items():
+                    self._put(image, name)
+                for image in added:
                     del self._line_of[image]
-                    self._lines.pop()
-                else:
-                    self._lines[before][1] = previous
+                del self._lines[len(self._lines) - len(added) :]
                 raise
             self._stamp = self._stamp_now()
-            if name and name not in self.classes:
-                self.classes.append(name)
+            self.classes += sorted({*names.values()} - {"", *self.classes})
             return previous
+
+    def _put(self, image: int, name: str) -> None:
+        if image in self._line_of:
+            self._lines[self._line_of[image]][1] = name
+        else:
+            self._add(image, name)
 
     def close(self) -> None:
         """Refuse further labels; one that is being written is completed first."""
@@ -114,7 +118,7 @@ class LabelTable:
 
     def _class_name(self, label: str) -> str:
         """The label as `finetune --labels` will read it; UsageError if it cannot be a class."""
-        if label in self.classes:
+        if not label or label in self.classes:
             return label
         name = normalize_labels([label.strip()])[0] or ""
         if name in self.classes:
