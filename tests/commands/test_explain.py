@@ -1,8 +1,9 @@
 """`predict --explain`, and the explained mistakes of an evaluation's report."""
 
 import hashlib
+import io
 import os
-import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,14 @@ import torch
 from PIL import Image
 
 from unfreeze.cli.main import main
+from unfreeze.commands.embed import embed
 from unfreeze.commands.evaluate import evaluate
 from unfreeze.commands.finetune import finetune
 from unfreeze.commands.predict import load, predict
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.errors import UsageError
-from unfreeze.models.activation_maps import activation_maps
 from unfreeze.reports.activation_overlay import GAP, overlay_map
-from unfreeze.reports.examples import read_examples
+from unfreeze.reports.examples import WRONG, read_examples
 from unfreeze.reports.page import run_page
 from unfreeze.reports.run_reader import read_run
 
@@ -80,15 +81,81 @@ def test_each_image_stands_beside_the_map_of_its_class(run, tmp_path, capsys):
         scale = side / (SIDE + 16)
         assert image.shape == overlaid.shape and side == 224
         # outside of the middle square nothing was seen: it is dark
-        assert (
-            overlaid[:, : int(8 * scale) - 2].mean() < 0.5 * image[:, : int(8 * scale) - 2].mean()
-        )
-        inner = slice(int(8 * scale) + 2, int(40 * scale) - 2)
+        outside = slice(0, int(edge * scale) - 2)
+        assert overlaid[:, outside].mean() < 0.5 * image[:, outside].mean()
+        inner = slice(int(edge * scale) + 2, int((edge + wide) * scale) - 2)
         far = brightness_of_colour(image, overlaid)[:, inner]
         row, column = np.unravel_index(far.argmax(), far.shape)
         row, column = row / scale, (column + inner.start) / scale
         hits += top - 4 <= row <= top + MARK + 4 and left - 4 <= column <= left + MARK + 4
     assert hits >= 12  # of 16; by chance about a third
+
+
+def test_mistakes_have_maps_and_the_nearest_training_images(run, tmp_path):
+    data, model, _ = run
+    # other images with some labels wrong, beside the training images
+    both = tmp_path / "both"
+    shutil.copytree(data, both / "train")
+    marked(both / "test", {"red": 6, "green": 6}, seed=9)
+    for number in range(3):
+        name = f"{number:03}.png"
+        (both / "test/red" / name).rename(both / f"test/green/wrong{name}")
+    done = evaluate(model, str(both))
+    wrong = [mistake.path for mistake in done.mistakes]
+    assert {f"test/green/wrong00{n}.png" for n in range(3)} <= set(wrong)
+    examples = read_examples(Path(model) / "examples.npz")
+    shown = [example for example in examples if example.kind == WRONG]
+    assert [example.path for example in shown] == wrong
+    assert not any(e.map or e.nearest for e in examples if e.kind != WRONG)
+    # the reference: cosines of the features of `embed`, over the run's own training images
+    embed(model, str(both), str(tmp_path / "f.npz"), precision="fp32")
+    table = np.load(tmp_path / "f.npz")
+    paths, features = table["paths"].tolist(), table["features"].astype(np.float64)
+    units = features / np.linalg.norm(features, axis=1, keepdims=True)
+    rows = (Path(model) / "split.csv").read_text().splitlines()[1:]
+    trained = {f"train/{row.split(',')[0]}" for row in rows if row.split(",")[-1] == "train"}
+    assert 0 < len(trained) < 80
+    places = [p for p, path in enumerate(paths) if path in trained]
+    for example in shown:
+        image = Image.open(io.BytesIO(example.map))
+        assert image.size == (224, round(224 * SIDE / (SIDE + 16)))
+        cosines = units[places] @ units[paths.index(example.path)]
+        near = [cosines[[paths[p] for p in places].index(one.path)] for one in example.nearest]
+        assert np.allclose(near, np.sort(cosines)[::-1][:3], atol=2e-3)  # stored as float16
+        assert all(one.label == one.path.split("/")[1] for one in example.nearest)
+        # labelled green, and red to the network: so are the images near it
+        if "wrong" in example.path:
+            assert example.predicted == "red" and [n.label for n in example.nearest] == ["red"] * 3
+    html = run_page(read_run(model))
+    assert html.count('<div class="near">') == len(shown) and "nearest training images" in html
+
+
+def test_without_the_training_images_there_are_maps_alone(run, tmp_path):
+    _, model, _ = run
+    marked(tmp_path / "new", {"red": 3, "green": 3}, seed=11)
+    (tmp_path / "new/red/000.png").rename(tmp_path / "new/green/wrong.png")
+    shutil.copytree(model, tmp_path / "run")
+    evaluate(str(tmp_path / "run"), str(tmp_path / "new"))
+    shown = [e for e in read_examples(tmp_path / "run/examples.npz") if e.kind == WRONG]
+    assert shown and all(example.map and not example.nearest for example in shown)
+    html = run_page(read_run(str(tmp_path / "run")))
+    assert "parts that speak for" in html and "nearest training images" not in html
+
+
+def test_an_image_is_not_its_own_neighbour(run, tmp_path):
+    data, model, _ = run
+    shutil.copytree(data, tmp_path / "data")
+    shutil.copytree(model, tmp_path / "run")
+    # the same files under other labels: all are mistakes, and all were trained on
+    (tmp_path / "data/red").rename(tmp_path / "data/x")
+    (tmp_path / "data/green").rename(tmp_path / "data/red")
+    (tmp_path / "data/x").rename(tmp_path / "data/green")
+    done = evaluate(str(tmp_path / "run"), str(tmp_path / "data"), split="all")
+    shown = [e for e in read_examples(tmp_path / "run/examples.npz") if e.kind == WRONG]
+    assert len(shown) == 20 and done.accuracy < 0.2
+    for example in shown:
+        near = [one.path for one in example.nearest]
+        assert len(set(near)) == 3 and example.path not in near
 
 
 def test_explaining_changes_neither_predictions_nor_the_model(run, tmp_path):

@@ -2,20 +2,38 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from torch import Tensor
 
+from unfreeze.data.images.errors import Undecodable
 from unfreeze.data.images.preprocess import Pixels
+from unfreeze.errors import UsageError
 from unfreeze.models.activation_maps import activation_maps
 from unfreeze.reports.activation_overlay import beside, overlay_map, shown_size
-from unfreeze.runtime.console import Console
-from unfreeze.transfer.predictor import InferenceNetwork, Read
+from unfreeze.reports.examples import NearImage, encode_image
+from unfreeze.runs.eval_split import EvaluationSet, Positions
+from unfreeze.runs.inference import reader_of_row
+from unfreeze.runtime.console import Console, printable
+from unfreeze.transfer.known_images import KnownImages, LogitsAndFeatures
+from unfreeze.transfer.predictor import Classifier, InferenceNetwork, Read
 
 BATCH = 16  # images per backward pass
 SMALLEST, LARGEST = 224, 640  # pixels of an image's longer side in a file of `predict --explain`
+IN_REPORT = 320  # the same in a report
+NEAREST, THUMBNAIL = 3, 112  # training images beside a mistake, and pixels of their longer side
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An encoded image with its map (b"": none), and the training images nearest to it."""
+
+    map: bytes = b""
+    nearest: tuple[NearImage, ...] = ()
 
 
 def overlays(
@@ -49,3 +67,74 @@ def explained_images(
                 Image.fromarray(beside(list(pair))).save(stream, "PNG")
                 yield stream.getvalue()
                 advance(1)
+
+
+def explain_mistakes(
+    network: Classifier,
+    known: KnownImages | str,
+    eval_set: EvaluationSet,
+    kept: Positions,
+    reads: Sequence[Read],
+    predicted: Sequence[str],
+    console: Console,
+) -> list[Explanation]:
+    """An explanation for each of some images that the network classified as `predicted`.
+
+    `kept` [N]: their positions among the images evaluated; `reads`: functions that read them. The
+    nearest training images are those of `known` that are in the evaluated data, too; () if there
+    are none. A network without feature maps: no maps, and a warning.
+    """
+    number = {name: position for position, name in enumerate(network.classes)}
+    classes = torch.tensor([number[name] for name in predicted])
+    images = [read() for read in reads]
+    maps = [b""] * len(images)
+    try:
+        for start in range(0, len(images), BATCH):
+            some = slice(start, start + BATCH)
+            drawn = overlays(network, images[some], classes[some], SMALLEST, IN_REPORT)
+            maps[some] = [encode_image(overlaid, IN_REPORT) for _, overlaid in drawn]
+    except UsageError as error:
+        console.warn(f"The report has no class-activation maps: {error.sentence}")
+    near: list[tuple[NearImage, ...]] = [()] * len(images)
+    if isinstance(known, KnownImages) and images:
+        near = _nearest(network, known, eval_set, kept, reads)
+    return [Explanation(*both) for both in zip(maps, near, strict=True)]
+
+
+def _nearest(
+    network: Classifier,
+    known: KnownImages,
+    eval_set: EvaluationSet,
+    kept: Positions,
+    reads: Sequence[Read],
+) -> list[tuple[NearImage, ...]]:
+    """The training images nearest in feature space, other than the image itself."""
+    both = LogitsAndFeatures(network.network, network.head)
+    outputs = InferenceNetwork(both, network.card, network.preprocess).outputs(reads)
+    features = torch.cat(list(outputs))[:, known.classes :]
+    order = np.argsort(eval_set.keys, kind="stable")
+    places = order[
+        np.searchsorted(eval_set.keys, known.keys, sorter=order).clip(max=len(order) - 1)
+    ]
+    here = eval_set.keys[places] == known.keys
+    own = eval_set.keys[eval_set.positions[kept]]
+    nearest = known.nearest(features, here & (known.keys != own[:, None]), NEAREST)
+    shown: dict[int, NearImage | None] = {
+        place: _near_image(eval_set, place) for place in np.unique(places[nearest]).tolist()
+    }
+    return [
+        tuple(image for place in row if (image := shown[place]) is not None)
+        for row in places[nearest].tolist()
+    ]
+
+
+def _near_image(eval_set: EvaluationSet, place: int) -> NearImage | None:
+    """A thumbnail; None if the file was readable in training and no longer is."""
+    index = eval_set.index
+    try:
+        pixels = reader_of_row(index.source, int(index.rows[place]))()
+    except (OSError, Undecodable):
+        return None
+    label = index.classes[int(index.labels[place])]
+    path = printable(index.paths[place])
+    return NearImage(path, printable(label), encode_image(pixels, THUMBNAIL))
