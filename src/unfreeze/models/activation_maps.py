@@ -45,7 +45,7 @@ def activation_maps(
     (arXiv 1610.02391) it is also exact where a network flattens its feature map. In a transformer
     that reads its class token alone, the tokens are those that enter the last attention, and the
     map is the size of the products, of either sign: their sum was on the object less often
-    (docs/EVALUATING.md). Nothing of the network is changed. UsageError without a feature map.
+    (docs/EXPLAIN.md). Nothing of the network is changed. UsageError without a feature map.
     """
     # gradients flow from the scores to the activations: parameters may be frozen
     with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(network):

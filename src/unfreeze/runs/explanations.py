@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unfreeze.data.images.errors import Undecodable
 from unfreeze.data.images.preprocess import Pixels
+from unfreeze.data.index.index import TEST, VAL
 from unfreeze.errors import UsageError
 from unfreeze.models.activation_maps import activation_maps
 from unfreeze.reports.activation_overlay import beside, overlay_map, shown_size
@@ -22,7 +23,7 @@ from unfreeze.runtime.console import Console, printable
 from unfreeze.transfer.known_images import KnownImages, LogitsAndFeatures
 from unfreeze.transfer.predictor import Classifier, InferenceNetwork, Read
 
-BATCH = 16  # images per backward pass
+BATCH = 8  # images per backward pass
 SMALLEST, LARGEST = 224, 640  # pixels of an image's longer side in a file of `predict --explain`
 IN_REPORT = 320  # the same in a report
 NEAREST, THUMBNAIL = 3, 112  # training images beside a mistake, and pixels of their longer side
@@ -112,20 +113,19 @@ def _nearest(
     both = LogitsAndFeatures(network.network, network.head)
     outputs = InferenceNetwork(both, network.card, network.preprocess).outputs(reads)
     features = torch.cat(list(outputs))[:, known.classes :]
-    order = np.argsort(eval_set.keys, kind="stable")
+    # of copies the one that the data gives for training: another may have another label
+    held_out = np.isin(eval_set.index.splits, (VAL, TEST))
+    order = np.lexsort((held_out, eval_set.keys))
     places = order[
         np.searchsorted(eval_set.keys, known.keys, sorter=order).clip(max=len(order) - 1)
     ]
     here = eval_set.keys[places] == known.keys
     own = eval_set.keys[eval_set.positions[kept]]
     nearest = known.nearest(features, here & (known.keys != own[:, None]), NEAREST)
-    shown: dict[int, NearImage | None] = {
-        place: _near_image(eval_set, place) for place in np.unique(places[nearest]).tolist()
-    }
-    return [
-        tuple(image for place in row if (image := shown[place]) is not None)
-        for row in places[nearest].tolist()
-    ]
+    shown: dict[int, NearImage | None] = {}
+    for row in {row for rows in nearest for row in rows}:
+        shown[row] = _near_image(eval_set, int(places[row]))
+    return [tuple(near for row in rows if (near := shown[row]) is not None) for rows in nearest]
 
 
 def _near_image(eval_set: EvaluationSet, place: int) -> NearImage | None:

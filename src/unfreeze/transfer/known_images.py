@@ -117,21 +117,20 @@ class KnownImages:
         """Out-of-distribution scores [N] of logits [N, C] and features [N, D]."""
         return joined(self.measures(logits, features), self.units).astype(np.float64)
 
-    def nearest(self, features: Tensor, usable: Mask, count: int) -> npt.NDArray[np.int64]:
-        """The `count` training images [N, count] nearest to features [N, D], nearest first.
+    def nearest(self, features: Tensor, usable: Mask, count: int) -> list[list[int]]:
+        """The training images nearest to each of the features [N, D], nearest first.
 
-        By cosine, among the `usable` ones [N, M]; fewer columns if an image has fewer; positions in
-        `features` and `keys`.
+        By cosine; at most `count` of those that are `usable` [N, M]; positions in `features` and
+        `keys`.
         """
         values = features.numpy().astype(np.float32)
         units, known = (
             rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
             for rows in (values, self.features)
         )
-        cosines = np.where(usable, units @ known.T, -np.inf)
-        possible = int(usable.sum(axis=1).min()) if len(values) else 0
-        order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(count, possible)]
-        return order.astype(np.int64)
+        order = np.argsort(np.where(usable, -(units @ known.T), np.inf), axis=1, kind="stable")
+        numbers = np.minimum(count, usable.sum(axis=1)).tolist()
+        return [row[:number].tolist() for row, number in zip(order, numbers, strict=True)]
 
     def check(self, level: float) -> None:
         """DataError with too few validation images for `level`."""
