@@ -1039,6 +1039,7 @@ def predict(
     unknown: float | None = None,
     format: Literal["csv", "jsonl", "label-studio"] | None = None,
     sort_into: str | PathLike[str] | None = None,
+    explain: str | PathLike[str] | None = None,
     overlay: bool = False,
     progress: bool | None = None,
 ) -> Predictions | TaskPredictions:
@@ -1064,6 +1065,7 @@ def predict(
         unknown: no label for images that look unknown or doubtful; also give the labels that hold the true one this often (0.95: 95 times in 100), and how odd the image is.
         format: format of out; label-studio: pre-annotations for that labelling tool (None: jsonl for a file named .jsonl, else csv). One of: 'csv', 'jsonl', 'label-studio'.
         sort_into: copy each image into the folder of its predicted class in DIR (new or empty).
+        explain: write each image beside a map of the parts that speak for its predicted class, into the folder of that class in DIR (new or empty).
         overlay: segmentation: also write the images with their classes in colour.
         progress: show progress (None: if in a notebook or a terminal).
     """

@@ -42,6 +42,7 @@ COMMANDS = {
     ("compare", "out"): ["compare", "d", "--weights", "none", "run", *TINY, "--out"],
     ("swav", "dump_path"): ["swav", "--data_path", "d", "--arch", "unfreeze/tiny", "--dump_path"],
     ("predict", "sort_into"): ["predict", "run", "d", "--sort-into"],
+    ("predict", "explain"): ["predict", "run", "d", "--explain"],
     ("demo", "out"): ["demo", "--epochs", "1", "--out"],
 }
 PLACES = [

@@ -115,7 +115,7 @@ def test_arrays_are_predicted_by_position(run):
 
 
 def test_a_folder_in_the_way_of_the_csv_is_said_before_the_work(run, tmp_path):
-    for setting in ("out", "sort_into"):
+    for setting in ("out", "sort_into", "explain"):
         (tmp_path / "file").write_text("of somebody")
         target = tmp_path if setting == "out" else tmp_path / "file"
         with pytest.raises(UsageError, match=r"is a folder|is a file|not an empty folder"):

@@ -1,5 +1,6 @@
 """`evaluate`: metrics of a model on labelled images, with intervals and leakage checks."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -38,6 +39,7 @@ from unfreeze.runs.eval_split import (
     classifiers_to_evaluate,
     last_epoch,
 )
+from unfreeze.runs.explanations import Explanation, explain_mistakes
 from unfreeze.runs.inference import readers_of
 from unfreeze.runs.model_outputs import ModelOutputs, model_outputs
 from unfreeze.runs.prediction_files import (
@@ -249,9 +251,13 @@ def evaluate_with_predictions(
     shown = [] if index.source.noun == "text" else readers_of(index)
     predictions = predictions_of(index.paths, shown, best.classes, labels.numpy(), logits)
     evaluation = replace(evaluation, mistakes=predictions.worst())
-    return (
-        _write(s, folder, evaluation, predictions, eval_set, console) if folder else evaluation
-    ), predictions
+    if folder is None:
+        return evaluation, predictions
+    wrong = predictions.shown_mistakes()
+    reads, names = [shown[p] for p in wrong], [predictions.each[p].predicted for p in wrong]
+    why = explain_mistakes(best, known, eval_set, readable[wrong], reads, names, console)
+    explained = dict(zip(wrong, why, strict=True))
+    return _write(s, folder, evaluation, predictions, explained, eval_set, console), predictions
 
 
 def _warnings(
@@ -379,6 +385,7 @@ def _write(
     folder: Path,
     evaluation: Evaluation,
     predictions: EvaluatedPredictions,
+    explained: Mapping[int, Explanation],
     eval_set: EvaluationSet,
     console: Console,
 ) -> Evaluation:
@@ -395,7 +402,7 @@ def _write(
             evaluation = replace(evaluation, test_uses=uses)
         worst = [replace(mistake, path=printable(mistake.path)) for mistake in evaluation.mistakes]
         write_json(folder / "evaluation.json", asdict(replace(evaluation, mistakes=worst)))
-        predictions.write(folder)
+        predictions.write(folder, explained)
         evaluation = replace(evaluation, run=run)
     except OSError as error:  # the run may be read-only: the result is still returned
         why = error.strerror or "it is locked by another evaluation"

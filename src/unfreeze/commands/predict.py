@@ -29,12 +29,13 @@ from unfreeze.reports.results_models import (
     predictions_file_display,
     task_predictions_display,
 )
+from unfreeze.runs.explanations import explained_images
 from unfreeze.runs.finetuning.task_settings import open_samples
 from unfreeze.runs.inference import Outputs, on_device, reader_of_row, run_inference
 from unfreeze.runs.mask_prediction import predict_masks
 from unfreeze.runs.predictions_out import (
     Copy,
-    check_sort_folder,
+    check_new_folder,
     format_of,
     is_our_output,
     prediction_columns,
@@ -43,6 +44,7 @@ from unfreeze.runs.predictions_out import (
     sort_into,
     write_json_lines,
     write_predictions_as,
+    write_sorted,
 )
 from unfreeze.runs.python_call import python_call
 from unfreeze.runtime.console import Console, QuietConsole
@@ -209,7 +211,7 @@ def _predictions(
             network.classes, s.top, probabilities=s.probabilities, unknown=known is not None
         )
     )
-    folder = check_sort_folder(s.sort_into, inputs_of(s)) if s.sort_into is not None else None
+    folders = _new_folders(s)
     # check before the work, not after
     out = None
     if s.out and not dense:
@@ -217,7 +219,7 @@ def _predictions(
         out = check_output_file(s.out, ours=ours, inputs=inputs_of(s))
     network = on_device(network, s.device, s.precision)
     inputs = _all_inputs(images, network, s, console)
-    if folder is not None:
+    if folders.sort_into is not None:
         refuse_without_files([item.copy for item in inputs])
     names = [item.path for item in inputs]
     reads = (item.read for item in inputs)
@@ -238,11 +240,48 @@ def _predictions(
     predictions = network.label(readable, outputs.values, **options, decisions=decisions)
     if out:
         write_predictions_as(form, out, columns, predictions, Path(s.run).name)
-    if folder is not None:
-        labels = [prediction.label for prediction in predictions]
-        kept = [inputs[position] for position in outputs.kept.tolist()]
-        sort_into(folder, readable, [item.copy for item in kept], labels)
+    kept = [inputs[position] for position in outputs.kept.tolist()]
+    _fill_folders(folders, network, kept, predictions, outputs, console)
     return Predictions(predictions)
+
+
+class _Folders(NamedTuple):
+    sort_into: Path | None
+    explain: Path | None
+
+
+def _new_folders(s: PredictSettings) -> _Folders:
+    """The folders to write images into; UsageError if one is not new or empty."""
+    folders = _Folders(
+        *(
+            check_new_folder(flag(name), path, inputs_of(s)) if path is not None else None
+            for name, path in (("sort_into", s.sort_into), ("explain", s.explain))
+        )
+    )
+    if None not in folders and len({os.path.realpath(str(folder)) for folder in folders}) == 1:
+        raise UsageError(
+            "--sort-into and --explain name one folder, so one would overwrite the other's images.",
+            "Name two folders.",
+        )
+    return folders
+
+
+def _fill_folders(
+    folders: _Folders,
+    network: Classifier,
+    kept: Sequence[_Input],
+    predictions: Sequence[Prediction],
+    outputs: Outputs,
+    console: Console,
+) -> None:
+    """Copy the images that could be read, and write what each prediction comes from."""
+    paths, labels = [item.path for item in kept], [p.label for p in predictions]
+    if folders.sort_into is not None:
+        sort_into(folders.sort_into, paths, [item.copy for item in kept], labels)
+    if folders.explain is not None:
+        classes = outputs.values.argmax(dim=1)
+        images = explained_images(network, [item.read for item in kept], classes, console)
+        write_sorted(folders.explain, paths, labels, images, ".png")
 
 
 def _all_inputs(
@@ -313,6 +352,7 @@ def _check_task(s: PredictSettings, network: Classifier | TaskModel) -> None:
         "probabilities": s.probabilities,
         "sort_into": bool(s.sort_into),
         "unknown": s.unknown is not None,
+        "explain": bool(s.explain),
     }
     for name, given in classes.items():
         if given and isinstance(network, TaskModel) and name not in network.task.supports:
@@ -324,6 +364,8 @@ def _check_task(s: PredictSettings, network: Classifier | TaskModel) -> None:
         raise UsageError("--format label-studio is for classes of images.", "Use jsonl or csv.")
     if s.sort_into and texts:
         raise UsageError("--sort-into copies images; this model is for texts.", "Omit it.")
+    if s.explain and texts:
+        raise UsageError("--explain shows images; this model is for texts.", "Omit it.")
 
 
 def _text_inputs(

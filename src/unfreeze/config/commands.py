@@ -218,6 +218,14 @@ class PredictSettings(CallOptions, InferenceOptions):
         metavar="DIR",
         path="output",
     )
+    explain: str | None = setting(
+        None,
+        "write each image beside a map of the parts that speak for its predicted class, into the "
+        "folder of that class in DIR (new or empty)",
+        unset="",
+        metavar="DIR",
+        path="output",
+    )
     overlay: bool = setting(
         False, "segmentation: also write the images with their classes in colour"
     )

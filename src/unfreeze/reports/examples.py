@@ -13,7 +13,10 @@ from PIL import Image
 from unfreeze.runtime.atomic import replacing
 
 FILE = "examples.npz"
-ARRAYS = ("kind", "path", "label", "predicted", "probability", "image", "bytes")  # of the .npz
+ARRAYS = (
+    *("kind", "path", "label", "predicted", "probability", "image", "bytes", "map", "map_bytes"),
+    *("near", "near_path", "near_label", "near_image", "near_bytes"),
+)  # of the .npz
 WRONG, LOW_CONFIDENCE, CORRECT = "wrong", "unsure", "right"
 WORST_MAPS, MEDIAN_MAPS, BEST_MAPS = "worst", "median", "best"  # of segmentation
 LIMITS = {WRONG: 20, LOW_CONFIDENCE: 10, CORRECT: 10}
@@ -24,8 +27,21 @@ Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
+class NearImage:
+    """A training image near an example; `image`: encoded as that of `Example`."""
+
+    path: str
+    label: str
+    image: bytes
+
+
+@dataclass(frozen=True)
 class Example:
-    """An image with its label and prediction; `image`: encoded as JPEG, or PNG if it is small."""
+    """An image with its label and prediction; `image`: encoded as JPEG, or PNG if it is small.
+
+    `map`: the image with its class-activation map, encoded; b"" without one. `nearest`: the
+    training images nearest to it.
+    """
 
     kind: str
     path: str
@@ -33,6 +49,8 @@ class Example:
     predicted: str
     probability: float
     image: bytes
+    map: bytes = b""
+    nearest: tuple[NearImage, ...] = ()
 
 
 def select_examples(
@@ -59,40 +77,61 @@ def select_examples(
     return [(kind, index) for kind, indices in kinds for index in indices]
 
 
-def encode_image(pixels: Pixels) -> bytes:
-    """An image encoded for a page: JPEG of at most `SIDE` pixels, small ones as lossless PNG."""
+def encode_image(pixels: Pixels, side: int = SIDE) -> bytes:
+    """An image encoded for a page: JPEG of at most `side` pixels, small ones as lossless PNG."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     buffer = io.BytesIO()
     if max(image.size) <= SMALL:
         image.save(buffer, "PNG")
         return buffer.getvalue()
-    image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+    image.thumbnail((side, side), Image.Resampling.BOX)
     image.save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
 
 
 def save_examples(path: Path, examples: Sequence[Example]) -> None:
     """Write them atomically as one .npz file."""
-    images = [np.frombuffer(example.image, np.uint8) for example in examples]
     table: dict[str, Any] = {
         name: np.array([getattr(example, name) for example in examples], np.str_)
         for name in ("kind", "path", "label", "predicted")
     }
+    near = [(number, one) for number, e in enumerate(examples) for one in e.nearest]
     table["probability"] = np.array([example.probability for example in examples], np.float64)
-    table["image"] = np.concatenate([*images, np.zeros(0, np.uint8)])
-    table["bytes"] = np.array([len(image) for image in images], np.int64)
+    table["image"], table["bytes"] = _joined([example.image for example in examples])
+    table["map"], table["map_bytes"] = _joined([example.map for example in examples])
+    table["near"] = np.array([number for number, _ in near], np.int64)
+    table["near_path"] = np.array([one.path for _, one in near], np.str_)
+    table["near_label"] = np.array([one.label for _, one in near], np.str_)
+    table["near_image"], table["near_bytes"] = _joined([one.image for _, one in near])
     with replacing(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **table)
+
+
+def _joined(files: Sequence[bytes]) -> tuple[Pixels, npt.NDArray[np.int64]]:
+    """(all bytes in a row, the length of each)."""
+    return np.frombuffer(b"".join(files), np.uint8), np.array([len(f) for f in files], np.int64)
+
+
+def _split(values: Pixels, lengths: npt.NDArray[np.int64]) -> list[bytes]:
+    """The inverse of `_joined`."""
+    ends = np.cumsum(lengths).tolist()
+    pairs = zip([0, *ends], ends, strict=False)
+    return [values[start:end].tobytes() for start, end in pairs]
 
 
 def read_examples(path: Path) -> list[Example]:
     """The reverse of `save_examples`."""
     with np.load(path, allow_pickle=False) as arrays:
-        images = (
-            np.split(arrays["image"], np.cumsum(arrays["bytes"])[:-1])
-            if len(arrays["kind"])
-            else []
-        )
+        near: dict[int, list[NearImage]] = {}
+        near_images = _split(arrays["near_image"], arrays["near_bytes"])
+        named = (arrays[name].tolist() for name in ("near", "near_path", "near_label"))
+        for number, *values in zip(*named, near_images, strict=True):
+            near.setdefault(number, []).append(NearImage(*values))
         columns = (arrays[name].tolist() for name in ("kind", "path", "label", "predicted"))
-        rows = zip(*columns, arrays["probability"].tolist(), images, strict=True)
-        return [Example(k, path, y, p, chance, i.tobytes()) for k, path, y, p, chance, i in rows]
+        images, maps = (
+            _split(arrays[name], arrays[lengths])
+            for name, lengths in (("image", "bytes"), ("map", "map_bytes"))
+        )
+        around = [tuple(near.get(number, ())) for number in range(len(images))]
+        rows = zip(*columns, arrays["probability"].tolist(), images, maps, around, strict=True)
+        return [Example(*row) for row in rows]

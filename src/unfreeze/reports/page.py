@@ -191,7 +191,17 @@ def _gallery(findings: RunData) -> list[tuple[str, str, list[dict[str, Any]]]]:
 
 def _example(example: Example) -> dict[str, Any]:
     return {
-        **{name: value for name, value in vars(example).items() if name != "image"},
+        **{k: v for k, v in vars(example).items() if k not in ("image", "map", "nearest")},
+        "map": _data_uri(example.map) if example.map else "",
+        "nearest": [
+            {
+                "path": near.path,
+                "label": near.label,
+                "coarse": near.image.startswith(PNG),
+                "uri": _data_uri(near.image),
+            }
+            for near in example.nearest
+        ],
         "file": example.path.rpartition("/")[2],
         "coarse": example.image.startswith(PNG),
         "uri": _data_uri(example.image),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,15 @@ import numpy.typing as npt
 from torch import Tensor
 
 from unfreeze.reports.examples import FILE as EXAMPLES
-from unfreeze.reports.examples import Example, encode_image, save_examples, select_examples
+from unfreeze.reports.examples import (
+    LIMITS,
+    WRONG,
+    Example,
+    encode_image,
+    save_examples,
+    select_examples,
+)
+from unfreeze.runs.explanations import Explanation
 from unfreeze.runtime.console import printable
 from unfreeze.runtime.text_layout import write_csv
 from unfreeze.transfer.predictor import Read
@@ -54,19 +63,29 @@ class EvaluatedPredictions:
         """The WORST mistakes with the highest confidence."""
         return [self.each[position] for position in self.mistakes()[:WORST]]
 
-    def write(self, folder: Path) -> None:
-        """Write predictions.csv, mistakes.csv, and the example images of the report."""
+    def shown_mistakes(self) -> list[int]:
+        """Positions of the mistakes that the report shows as images."""
+        return self.mistakes()[: LIMITS[WRONG]] if self.reads else []
+
+    def write(
+        self, folder: Path, explained: Mapping[int, Explanation] = MappingProxyType({})
+    ) -> None:
+        """Write predictions.csv, mistakes.csv, and the example images of the report.
+
+        `explained`: explanations by position.
+        """
         wrong = self.mistakes()
         write_csv(folder / "predictions.csv", COLUMNS, map(_row, self.each))
         write_csv(folder / "mistakes.csv", COLUMNS, (_row(self.each[p]) for p in wrong))
         if self.reads:
-            save_examples(folder / EXAMPLES, list(self._examples()))
+            save_examples(folder / EXAMPLES, list(self._examples(explained)))
 
-    def _examples(self) -> Iterator[Example]:
+    def _examples(self, explained: Mapping[int, Explanation]) -> Iterator[Example]:
         columns = zip(*((a.predicted, a.label, a.probability) for a in self.each), strict=True)
         predicted, labels, probabilities = columns
         for kind, position in select_examples(predicted, labels, probabilities):
             answer = self.each[position]
+            why = explained.get(position, Explanation())
             yield Example(
                 kind=kind,
                 path=printable(answer.path),
@@ -74,6 +93,8 @@ class EvaluatedPredictions:
                 predicted=printable(answer.predicted),
                 probability=answer.probability,
                 image=encode_image(self.reads[position]()),
+                map=why.map,
+                nearest=why.nearest,
             )
 
 

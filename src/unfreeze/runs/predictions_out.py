@@ -94,21 +94,21 @@ def _label_studio_task(prediction: Prediction, model: str) -> dict[str, Any]:
     return {"data": {"image": image}, "predictions": [made] if prediction.label else []}
 
 
-def check_sort_folder(path: str, inputs: Iterable[str]) -> Path:
-    """The folder of `--sort-into`; UsageError if it is not new or empty, or inside an input."""
+def check_new_folder(name: str, path: str, inputs: Iterable[str]) -> Path:
+    """The folder of the flag `name`; UsageError if it is not new or empty, or inside an input."""
     folder = Path(path)
-    check_writable("--sort-into", folder)
-    for name in inputs:
-        given = os.path.realpath(name)
+    check_writable(name, folder)
+    for given_name in inputs:
+        given = os.path.realpath(given_name)
         if Path(given).is_dir() and os.path.commonpath([given, os.path.realpath(folder)]) == given:
             raise UsageError(
-                f"--sort-into {folder} lies in {name}, so the copies would be predicted the next "
+                f"{name} {folder} lies in {given_name}, so its images would be predicted the next "
                 "time.",
                 "Name a folder elsewhere.",
             )
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(
-            f"--sort-into {folder} exists and is not an empty folder.", "Name a new folder."
+            f"{name} {folder} exists and is not an empty folder.", "Name a new folder."
         )
     return folder
 
@@ -124,18 +124,29 @@ def sort_into(
 ) -> None:
     """Copy each image to `folder/LABEL/NAME`, NO_LABEL without one; equal names get a number."""
     refuse_without_files(copies)
+    files = (copy() for copy in copies if copy is not None)
+    write_sorted(folder, paths, labels, files)
+
+
+def write_sorted(
+    folder: Path,
+    paths: Sequence[str],
+    labels: Sequence[str | None],
+    files: Iterable[bytes],
+    suffix: str | None = None,
+) -> None:
+    """Write each file to `folder/LABEL/NAME`, named as in `sort_into`; `suffix`: of all names."""
     named = [NO_LABEL if label is None else label for label in labels]
     taken, folders = set[str](), dict[str, str]()
-    for path, copy, label in zip(paths, copies, named, strict=True):
-        if copy is None:
-            continue
+    for path, data, label in zip(paths, files, named, strict=True):
         if label not in folders:
             folders[label] = _new_name(_file_name(label), "", taken)
         name = PurePosixPath(path)
         stem = f"{folders[label]}/{_file_name(name.stem)}"
-        place = folder / _new_name(stem, _file_name(name.suffix), taken)
+        ending = _file_name(name.suffix) if suffix is None else suffix
+        place = folder / _new_name(stem, ending, taken)
         try:
-            write_bytes(place, copy())
+            write_bytes(place, data)
         except ResourceError as error:
             raise ResourceError(
                 error.sentence, "Free some space, and name a new folder."

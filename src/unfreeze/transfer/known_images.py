@@ -67,7 +67,8 @@ class KnownImages:
 
     `logits` [V, C], `labels` [V], `ood` [V]: of the validation images without those that have a
     near-duplicate in the training set. `features` [M, D]: of training images; `mahalanobis`: fitted
-    to them; `units`: centre and spread of each measure over the validation images.
+    to them; `units`: centre and spread of each measure over the validation images. `keys` uint64
+    [M]: `content_keys` of these training images, to recognise their files.
     """
 
     logits: Tensor
@@ -77,10 +78,18 @@ class KnownImages:
     mahalanobis: RelativeMahalanobis | None
     choice: ScoreChoice
     units: dict[str, tuple[float, float]]
+    keys: npt.NDArray[np.uint64]
 
     @classmethod
     def of(
-        cls, val: Tensor, val_labels: Labels, train: Tensor, train_labels: Labels, *, seed: int
+        cls,
+        val: Tensor,
+        val_labels: Labels,
+        train: Tensor,
+        train_labels: Labels,
+        keys: npt.NDArray[np.uint64],
+        *,
+        seed: int,
     ) -> "KnownImages":
         """From the outputs [V, C + D] and [M, C + D] of `LogitsAndFeatures`; chooses the score."""
         count = val.shape[1] - train.shape[1]
@@ -90,7 +99,7 @@ class KnownImages:
         mahalanobis = (
             RelativeMahalanobis.fit(known, train_labels) if MAHALANOBIS in choice.measures else None
         )
-        empty = cls(logits, val_labels, np.zeros(0), known, mahalanobis, choice, {})
+        empty = cls(logits, val_labels, np.zeros(0), known, mahalanobis, choice, {}, keys)
         units = units_of(empty.measures(logits, features), choice.measures)
         measured = replace(empty, units=units)
         return replace(measured, ood=measured.scores(logits, features))
@@ -107,6 +116,21 @@ class KnownImages:
     def scores(self, logits: Tensor, features: Tensor) -> Floats:
         """Out-of-distribution scores [N] of logits [N, C] and features [N, D]."""
         return joined(self.measures(logits, features), self.units).astype(np.float64)
+
+    def nearest(self, features: Tensor, usable: Mask, count: int) -> list[list[int]]:
+        """The training images nearest to each of the features [N, D], nearest first.
+
+        By cosine; at most `count` of those that are `usable` [N, M]; positions in `features` and
+        `keys`.
+        """
+        values = features.numpy().astype(np.float32)
+        units, known = (
+            rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+            for rows in (values, self.features)
+        )
+        order = np.argsort(np.where(usable, -(units @ known.T), np.inf), axis=1, kind="stable")
+        numbers = np.minimum(count, usable.sum(axis=1)).tolist()
+        return [row[:number].tolist() for row, number in zip(order, numbers, strict=True)]
 
     def check(self, level: float) -> None:
         """DataError with too few validation images for `level`."""
@@ -152,6 +176,7 @@ class KnownImages:
             "labels": torch.from_numpy(self.labels),
             "ood": torch.from_numpy(self.ood),
             "features": torch.from_numpy(self.features).half(),
+            "keys": torch.from_numpy(self.keys.view(np.int64)),
         }
         fitted = vars(self.mahalanobis) if self.mahalanobis is not None else {}
         tensors |= {f"{_FITTED}{name}": torch.from_numpy(v) for name, v in fitted.items()}
@@ -192,6 +217,7 @@ def load_known_images(run: str | Path, card: ModelCard) -> KnownImages:
             tuple(choice["measures"]), choice["k"], choice["auroc"], tuple(choice["left_out"])
         ),
         {name: (centre, spread) for name, (centre, spread) in about["units"].items()},
+        tensors["keys"].numpy().view(np.uint64),
     )
 
 

@@ -145,7 +145,7 @@ def test_predictions_are_lists_and_tables(trained, coloured_patches, run_json, f
     capsys.readouterr()
     assert main("predict", run, images[0]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "path,labels,probability"
-    for words in (["--top", "2"], ["--sort-into", tmp_path / "sorted"]):
+    for words in (["--top", "2"], ["--sort-into", tmp_path / "s"], ["--explain", tmp_path / "e"]):
         assert "is for classification" in fails(2, "predict", run, *images, *words)
 
 

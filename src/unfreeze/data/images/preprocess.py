@@ -67,6 +67,20 @@ class Preprocess:
         top = round((size[1] - self.image_size) / 2)
         return np.asarray(image.crop((left, top, left + self.image_size, top + self.image_size)))
 
+    def region(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """(top, left, height, width) of the network's input in pixels of an image of that size.
+
+        With `fit="pad"` it reaches over the image's borders.
+        """
+        if self.fit in ("squash", "tile"):
+            return 0.0, 0.0, float(height), float(width)
+        if self.fit == "pad":
+            side = float(max(height, width))
+            return (height - side) / 2, (width - side) / 2, side, side
+        scale = min(height, width) / max(self.resize, self.image_size)
+        side = self.image_size * scale
+        return (height - side) / 2, (width - side) / 2, side, side
+
     def whole(self, source: Pixels) -> Pixels:
         """The image from which training crops are cut: as it is, or square with `fit`."""
         height, width = source.shape[:2]

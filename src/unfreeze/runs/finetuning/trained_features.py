@@ -76,6 +76,7 @@ def _known_images(
         dataset.val.index.labels[held].astype(np.int64),
         train[:, len(job.card.classes) :],
         dataset.train.index.labels[trained].astype(np.int64),
+        dataset.keys["train"][trained],
         seed=job.plan.settings.seed,
     )
 
