@@ -997,6 +997,8 @@ def label(
     ignore_labels: bool = False,
     none_class: str | None = None,
     run: str | PathLike[str] | None = None,
+    clusters: int | None = None,
+    arch: str | None = None,
     port: int = 0,
     no_browser: bool = False,
     progress: bool | None = None,
@@ -1018,7 +1020,9 @@ def label(
         classes: names of classes, for the keys 1 to 9; more can be added on the page.
         ignore_labels: label all images, also those with a label by their folder or in the list.
         none_class: name of a class for images of none of the classes, for the key 0.
-        run: a fine-tuned run: its classes are offered, its prediction is shown beside each image, and the most uncertain images come first.
+        run: a fine-tuned run: its classes are offered, its prediction is shown beside each image, and the most uncertain images come first; with clusters any run or weights.
+        clusters: clusters of images that look alike to run; a key labels a whole group at once.
+        arch: architecture, if the checkpoint does not name it.
         port: port on 127.0.0.1 (0: any free one).
         no_browser: print the address only; open no browser.
         progress: show progress (None: if in a notebook or a terminal).
