@@ -56,7 +56,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "label": (
         "label photos --classes cat,dog --out labels.csv",
-        "label photos --run runs/frozen --out labels.csv",
+        "label photos --run runs/pretrain --clusters 50 --out labels.csv",
     ),
     "inspect": ("inspect checkpoint.pth",),
     "summary": ("summary resnet18 --freeze stage:2", "summary runs/frozen"),

@@ -19,12 +19,12 @@ from unfreeze.evaluation.label_selection import (
 )
 from unfreeze.models.text import is_text_arch
 from unfreeze.runs.inference import feature_network, on_device, readers_of, run_inference
+from unfreeze.runs.labelling.label_server import Hint
 from unfreeze.runtime.console import Console
 from unfreeze.transfer.known_images import LogitsAndFeatures
 from unfreeze.transfer.predictor import InferenceNetwork, load_classifier
 
 GROUP = 48  # images of a group, which should fit a screen
-Hint = tuple[str, float]  # predicted class and its probability
 
 
 @dataclass(frozen=True)
