@@ -153,14 +153,28 @@ def test_features_are_what_the_head_gets(digits):
     assert not head._forward_pre_hooks
 
 
-def test_cached_features_give_the_same_as_images(digits, tmp_path, monkeypatch):
+# squeezenet1_1 ends in a convolution, test_vit has tokens; an MLP head gets features, too
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"arch": "torchvision/squeezenet1_1", "image_size": 48, "limit": 120},
+        pytest.param({"head": "mlp:8", "epochs": 1, "limit": 200}, marks=pytest.mark.slow),
+        pytest.param({"arch": "timm/test_vit", "limit": 60}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_cached_features_give_the_same_as_images(digits, tmp_path, monkeypatch, options):
+    given = {**DIGITS, **options}
+    first = unfreeze.finetune("digits", out=str(tmp_path / "a"), **given).run if options else digits
     monkeypatch.setattr(Validation, "cached_for", lambda self, model: None)
-    other = unfreeze.finetune("digits", out=str(tmp_path / "run"), **DIGITS).run
-    a, b = (load_known_images(run, read_card(run)) for run in (digits, other))
+    other = unfreeze.finetune("digits", out=str(tmp_path / "b"), **given).run
+    a, b = (load_known_images(run, read_card(run)) for run in (first, other))
     assert np.array_equal(a.labels, b.labels) and a.choice.measures == b.choice.measures
-    assert torch.allclose(a.logits, b.logits, atol=1e-4)
-    assert np.allclose(a.features, b.features, rtol=2e-3, atol=1e-3)  # float16
-    assert np.allclose(a.ood, b.ood, atol=2e-3)
+    assert torch.allclose(a.logits, b.logits, rtol=1e-3, atol=1e-3)
+    assert a.features.shape == b.features.shape
+    assert np.allclose(a.features, b.features, rtol=2e-3, atol=2e-3)  # float16
+    assert np.median(np.abs(a.ood - b.ood)) < 0.02
 
 
 def test_features_cached_in_another_type_are_stored_too(digits, tmp_path):

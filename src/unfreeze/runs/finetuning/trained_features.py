@@ -94,12 +94,11 @@ def _cached(
 ) -> Iterator[Tensor]:
     """The same from cached features, which may be stored in a smaller type."""
     approach, learner = cached.split_point.approach, cached.split_point.learner
-    layer = job.network.get_submodule(str(learner))
+    layer, after = job.network.get_submodule(str(learner)), cached.after(job.network)
     for start in range(0, len(positions), BATCH):
         inputs = view.take(torch.from_numpy(positions[start : start + BATCH])).float()
-        inputs = inputs if approach is None else approach(inputs)
-        logits = layer(inputs)
-        features = pooled_inputs(layer, inputs)
+        logits = after(inputs)
+        features = pooled_inputs(layer, inputs if approach is None else approach(inputs))
         yield torch.cat([logits.float(), features.float()], dim=1).cpu()
 
 

@@ -1,7 +1,7 @@
 """Training on cached features instead of images and frozen layers."""
 
 import copy
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -101,13 +101,18 @@ class CachedLoader:
             raise ValueError("there is no validation set")
         training = network.training
         network.eval()
-        after, learner = self.split_point.after, self.split_point.learner
-        if learner is not None and self.split_point.direct:
-            after = network.get_submodule(learner)
+        after = self.after(network)
         blocks = self.held_out.blocks(copied=not self.split_point.direct)
         logits = [after(block) for block in blocks]
         network.train(training)
         return self.holdout.scores_of(torch.cat(logits))
+
+    def after(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The function of cached features [B, ...] to logits [B, C], in `network`'s mode."""
+        after, learner = self.split_point.after, self.split_point.learner
+        if learner is not None and self.split_point.direct:
+            return network.get_submodule(learner)
+        return after
 
     def record(self, network: nn.Module) -> dict[str, Any]:
         """Numbers for a validation line of metrics.jsonl."""
