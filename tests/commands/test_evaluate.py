@@ -269,7 +269,7 @@ def test_what_was_written_is_named_and_only_that(hard, tmp_path, capsys, monkeyp
     assert out.endswith("Next:\n  unfreeze predict run IMAGE...\n")
     shutil.copytree("run/model", "alone")
     assert main(["evaluate", "alone", str(data)]) == 0
-    assert "report" not in capsys.readouterr().out
+    assert "report.html" not in capsys.readouterr().out
 
 
 def test_a_report_that_cannot_be_drawn_fails_nothing(hard, tmp_path, monkeypatch, capsys):

@@ -111,6 +111,8 @@ def test_predictions_without_a_folder_and_into_a_foreign_one(
     (tmp_path / "mine/00.png").write_bytes(b"mine")
     assert "not empty" in fails(2, "predict", trained, image, "--out", tmp_path / "mine")
     assert "needs a folder" in fails(2, "predict", trained, image, "--overlay")
+    said = fails(2, "predict", trained, image, "--explain", tmp_path / "why")
+    assert "--explain is for classification" in said
     inside = fails(2, "predict", trained, scenes / "images/test", "--out", scenes / "images/test")
     assert "--out" in inside and (scenes / "images/test/00.png").stat().st_size > 500
     for _ in range(2):  # our own folder is written again

@@ -63,6 +63,8 @@ def test_a_text_file_is_one_text(run, tmp_path, run_json, fails):
     assert row["label"] == "positive" and row["path"].endswith("one.txt")
     (tmp_path / "picture.png").write_bytes(b"no text")
     assert ".csv" in fails(3, "predict", run, tmp_path / "picture.png")
+    said = fails(2, "predict", run, "a text", "--explain", tmp_path / "why")
+    assert "--explain shows images" in said and not (tmp_path / "why").exists()
 
 
 def test_a_text_too_long_for_a_file_name_is_a_text(run, run_json):
