@@ -12,8 +12,9 @@ from PIL import Image
 
 import unfreeze
 from unfreeze.cli.main import main
+from unfreeze.config.labelling import AuditSettings
 from unfreeze.errors import DataError, UsageError, WeightsError
-from unfreeze.runs import label_audit
+from unfreeze.runs.labelling import audit as label_audit
 from unfreeze.runtime.terminal import Environment
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "image_size": 16, "device": "cpu"}
@@ -197,7 +198,7 @@ def test_what_cannot_be_audited_is_refused_with_a_next_step(coloured, tmp_path):
 
 
 def test_groups_stay_together(world):
-    settings = label_audit.AuditSettings(group_by=r"(\d)\.png", folds=3)
+    settings = AuditSettings(group_by=r"(\d)\.png", folds=3)
     source = label_audit.build_index(unfreeze_source(world / "d"), strange_classes=True)
     index = source.take(np.flatnonzero(source.labels >= 0))
     folds, groups = label_audit.folds_of(settings, index, [[0, 13]])

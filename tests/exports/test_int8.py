@@ -10,7 +10,7 @@ import unfreeze
 from unfreeze.cli.main import main
 from unfreeze.errors import UsageError, WeightsError
 from unfreeze.reports.intervals import wilson_interval
-from unfreeze.runs import export_int8
+from unfreeze.runs.exporting import int8 as export_int8
 from unfreeze.runtime.terminal import Environment
 
 onnx = pytest.importorskip("onnx")

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ import torch
 from PIL import Image
 
 import unfreeze
-from unfreeze.commands.export import _images
 from unfreeze.commands.predict import _inputs as asked
 from unfreeze.commands.show import intensity_rule
 from unfreeze.config.commands import ExportSettings, ShowSettings
@@ -20,6 +20,7 @@ from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.index.index import build_index
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.validate.precheck import check_images
+from unfreeze.runs.exporting.inputs import _images
 from unfreeze.runs.inference import readers_of
 from unfreeze.transfer.predictor import _pixels
 
@@ -89,7 +90,8 @@ def test_every_way_to_a_image_gives_the_same_pixels(root, how):
     same(next(asked(str(root / path), "data", how)).read() for path in index.paths)  # and files
     same(_pixels(root / path, how) for path in index.paths)  # load(RUN).predict
     want = Preprocess(24, 24, intensity=how)
-    chosen, _ = _images(ExportSettings(run="none", data=str(root)), want)
+    subject = SimpleNamespace(preprocess=want, with_preprocessing=False)
+    chosen, _ = _images(ExportSettings(run="none", data=str(root)), subject)
     places = np.unique(np.linspace(0, len(index) - 1, len(chosen)).astype(int))
     for one, place in zip(chosen, places, strict=True):
         assert np.array_equal(one, expected[place])

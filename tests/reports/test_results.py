@@ -65,6 +65,17 @@ def judged(run=None, **changed):
         "classes": ["cat", "dog"],
         "confusion": [[45, 5], [5, 45]],
         "run": run,
+        "unknown": Fields(
+            reason="",
+            level=0.95,
+            n=100,
+            answered=0.6,
+            accuracy_answered=0.95,
+            accuracy_answered_interval=(0.863, 0.983),
+            coverage=0.94,
+            coverage_interval=(0.875, 0.972),
+            set_size=1.4,
+        ),
     }
     return evaluate_display(Fields(**{**fields, **changed}), run)
 
@@ -277,9 +288,21 @@ def test_an_export_says_how_far_it_is_off():
         max_difference=1.2e-6,
         tolerance=1e-4,
         compared_on="16 views",
+        with_preprocessing=False,
+        int8=None,
     )
     said = text(export_display(made))
     assert "its outputs equal the run's on 16 views (largest difference 1.2e-06" in said
+
+
+def test_an_evaluation_says_what_is_answered_or_why_not():
+    said = " ".join(text(judged()).split())
+    assert (
+        "answered 60.0 % of 100 images, 95.0 % of them correctly (95 %: 86.3 % to 98.3 %)" in said
+    )
+    assert "1.4 labels, with the true one for 94.0 % (95 %: 87.5 % to 97.2 %; set to 95 %)" in said
+    said = text(judged(unknown=Fields(reason="The run has 4 validation images.")))
+    assert "not evaluated. The run has 4 validation images." in said
 
 
 @pytest.mark.parametrize("width", [60, 80])

@@ -130,19 +130,19 @@ def load_exported_model(run: str | Path, *, with_preprocessing: bool = False) ->
     UsageError for a model that `with_preprocessing` does not support.
     """
     card = read_card(run)
-    task = task_of_card(card.task, card.outputs, card.task_state)
     dense = is_segmentation_arch(card.arch)
-    thresholds = None if task is None else task.decision_thresholds()
-    if task is not None and not dense and thresholds is None:
-        raise UsageError(
-            f"Models of the task {card.task} cannot be exported.",
-            "unfreeze.load(RUN) returns it as an nn.Module; the model/ folder alone is enough.",
-        )
     if with_preprocessing and (dense or is_text_arch(card.arch)):
         kind = "segmentation" if dense else "text"
         raise UsageError(
             f"--with-preprocessing is for images with one result each, and this is a {kind} model.",
             "Omit it: the README of the export shows how to preprocess.",
+        )
+    task = task_of_card(card.task, card.outputs, card.task_state)
+    thresholds = None if task is None else task.decision_thresholds()
+    if task is not None and not dense and thresholds is None:
+        raise UsageError(
+            f"Models of the task {card.task} cannot be exported.",
+            "unfreeze.load(RUN) returns it as an nn.Module; the model/ folder alone is enough.",
         )
     model: InferenceNetwork
     if task is not None:
