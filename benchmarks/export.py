@@ -3,8 +3,8 @@
     python benchmarks/export.py --run RUN --images photographs.zip --json export.json
 
 RUN is a classifier, and the images are labelled. Each image is decoded once; then every program
-gets it, one image at a time, in turn. Milliseconds are medians without decoding: `pillow + onnx` is
-the plain file after Pillow's resize, the others resize inside the file.
+gets it, one image at a time, in turn. Milliseconds are medians without decoding: `pillow + onnx`
+and `pillow + openvino` are plain files after Pillow's resize, the others resize inside the file.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import openvino
 import PIL
 import torch
 
@@ -40,6 +41,9 @@ def programs(run: str, images: str, folder: str, threads: int):
     plain = unfreeze.export(run, "onnx", f"{folder}/plain", data=images)
     whole = unfreeze.export(run, "onnx", f"{folder}/onnx", int8=True, **more)
     unfreeze.export(run, "torchscript", f"{folder}/torchscript", **more)
+    unfreeze.export(run, "openvino", f"{folder}/openvino", data=images)
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    vino = openvino.Core().compile_model(f"{folder}/openvino/model.xml", "CPU", options)
     classifier = load_classifier(run)
     temperature, p = classifier.card.temperature, classifier.preprocess
     a, b = session(f"{plain.out}/model.onnx", threads), session(f"{whole.out}/model.onnx", threads)
@@ -49,6 +53,10 @@ def programs(run: str, images: str, folder: str, threads: int):
     def after_pillow(image):
         scores = a.run(None, {"images": p.apply(image)[None].contiguous().numpy()})[0]
         return (torch.from_numpy(scores) / temperature).softmax(dim=1)[0].numpy()
+
+    def openvino_after_pillow(image):
+        scores = vino(p.apply(image)[None].contiguous().numpy())[0]
+        return (torch.from_numpy(scores.copy()) / temperature).softmax(dim=1)[0].numpy()
 
     def torchscript(image):
         with torch.inference_mode():
@@ -61,6 +69,7 @@ def programs(run: str, images: str, folder: str, threads: int):
     return {
         "predict": predict,
         "pillow + onnx": after_pillow,
+        "pillow + openvino": openvino_after_pillow,
         "onnx": lambda image: b.run(None, {"image": image})[0],
         "torchscript": torchscript,
         "onnx int8": lambda image: c.run(None, {"image": image})[0],
@@ -110,6 +119,7 @@ def main() -> None:
             "machine": platform.processor() or platform.machine(),
             "pillow": PIL.__version__,
             "onnxruntime": onnxruntime.__version__,
+            "openvino": openvino.__version__,
             "torch": torch.__version__,
             "programs": rows,
             "int8": vars(int8),

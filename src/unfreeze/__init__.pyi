@@ -628,7 +628,7 @@ def export(
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> ExportResult:
-    """Export the model of `run` to torchvision, timm, safetensors, torchscript or onnx.
+    """Export the model of `run` to torchvision, timm, safetensors, torchscript, onnx or openvino.
 
     UsageError if the format does not support the architecture; WeightsError if the outputs differ,
     and then nothing is written.
@@ -636,7 +636,7 @@ def export(
     Parameters:
         run: a run folder, or its model/ folder.
         config: read settings from a TOML file.
-        to: export format. One of: 'torchvision', 'timm', 'safetensors', 'torchscript', 'onnx'.
+        to: export format. One of: 'torchvision', 'timm', 'safetensors', 'torchscript', 'onnx', 'openvino'.
         out: output folder (new or empty).
         with_preprocessing: onnx and torchscript: resizing, normalisation and softmax inside the file, which takes an image uint8 [H, W, 3] of any size and gives the probabilities of predict.
         int8: onnx: also a file quantised to int8, calibrated on training images and compared with the float file: accuracy with interval, milliseconds; refused if accuracy falls below the interval.

@@ -251,17 +251,3 @@ def test_models_of_masks_and_texts_are_refused(arch, kind, word, tmp_path):
     assert main([*map(str, words), str(tmp_path / "out")], world) == UsageError.exit_code
     assert f"this is a {word} model" in world.stderr.getvalue()
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_openvino_gives_the_same_in_float32(untrained, tmp_path):
-    openvino = pytest.importorskip("openvino")
-    run = untrained("unfreeze/tiny", temperature=0.05)
-    unfreeze.export(run, "onnx", tmp_path / "out", with_preprocessing=True)
-    program = openvino.Core().compile_model(
-        str(tmp_path / "out" / "model.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
-    images = [pixels(*size, seed=number) for number, size in enumerate(EDGES)]
-    expected = load_classifier(run).predict(images, probabilities=True)
-    for image, one in zip(images, expected, strict=True):
-        assert program(image)[0] == pytest.approx(list(one.probabilities.values()), abs=1e-4)

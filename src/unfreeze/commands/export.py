@@ -25,7 +25,8 @@ from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
 
-WITH_PREPROCESSING = ("onnx", "torchscript")  # formats that hold a program
+# formats that hold a program; OpenVINO does not resize as Pillow does in the last bit
+WITH_PREPROCESSING = ("onnx", "torchscript")
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,7 +65,7 @@ def export(
     progress: bool | None = None,
     **settings: Any,
 ) -> ExportResult:
-    """Export the model of `run` to torchvision, timm, safetensors, torchscript or onnx.
+    """Export the model of `run` to torchvision, timm, safetensors, torchscript, onnx or openvino.
 
     UsageError if the format does not support the architecture; WeightsError if the outputs differ,
     and then nothing is written.

@@ -47,7 +47,7 @@ class CompareSettings(FinetuneOptions):
     )
 
 
-FORMATS = ("torchvision", "timm", "safetensors", "torchscript", "onnx")
+FORMATS = ("torchvision", "timm", "safetensors", "torchscript", "onnx", "openvino")
 
 
 @dataclass(frozen=True)
