@@ -33,7 +33,7 @@ def evaluate_display(r: Any, run: str | None) -> Display:
         if key != "top5" or len(r.classes) >= TOP5
     ]
     facts += [("temperature", _temperature(r.temperature))] if r.temperature else []
-    facts += _unknown(r.unknown) if r.unknown else []
+    facts += _unknown(r.unknown, samples_of(getattr(r, "task", None))) if r.unknown else []
     return Display(
         lead=[accuracy_sentence(vars(r))],
         warnings=warning_messages(r),
@@ -45,12 +45,12 @@ def evaluate_display(r: Any, run: str | None) -> Display:
     )
 
 
-def _unknown(u: Any) -> list[tuple[str, str]]:
+def _unknown(u: Any, samples: str) -> list[tuple[str, str]]:
     """What `predict --unknown` would say of the images."""
     if u.reason:
-        return [("unknown images", f"not evaluated. {u.reason}")]
+        return [(f"unknown {samples}", f"not evaluated. {u.reason}")]
     low, high = (percent(bound) for bound in u.coverage_interval)
-    answered = f"{percent(u.answered)} of {u.n:,} images"
+    answered = f"{percent(u.answered)} of {u.n:,} {samples}"
     if u.accuracy_answered is not None:
         bounds = " to ".join(percent(bound) for bound in u.accuracy_answered_interval)
         answered += f", {percent(u.accuracy_answered)} of them correctly (95 %: {bounds})"

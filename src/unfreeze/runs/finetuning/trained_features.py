@@ -53,7 +53,7 @@ def write_known_images(
         known = _known_images(job, dataset, cached, held, trained)
         folder = run.file("model")
         known.save(folder, read_card(folder))
-        console.say(_sentence(known, job.card.classes))
+        console.say(_sentence(known, job.card.classes, "texts" if job.texts else "images"))
 
 
 def _known_images(
@@ -107,15 +107,15 @@ def _sample(positions: Labels, count: int, rng: np.random.Generator) -> npt.NDAr
     return np.sort(rng.permutation(positions)[:count]).astype(np.int64)
 
 
-def _sentence(known: KnownImages, classes: tuple[str, ...]) -> str:
+def _sentence(known: KnownImages, classes: tuple[str, ...], samples: str) -> str:
     return (
-        f"Unknown images: {_reason(known.choice, classes)}; sets of labels from "
-        f"{len(known.labels):,} validation images (`predict --unknown 0.95`)."
+        f"Unknown {samples}: {_reason(known.choice, classes, samples)}; sets of labels from "
+        f"{len(known.labels):,} validation {samples} (`predict --unknown 0.95`)."
     )
 
 
-def _reason(choice: ScoreChoice, classes: tuple[str, ...]) -> str:
-    distance = f"distance to training images (k {choice.k})"
+def _reason(choice: ScoreChoice, classes: tuple[str, ...], samples: str) -> str:
+    distance = f"distance to training {samples} (k {choice.k})"
     if not choice.auroc:
         return f"{distance}, since fewer than three classes can be left out"
     names = {
