@@ -40,6 +40,7 @@ class SuggestResult(Displayed):
     """
 
     out: str
+    run: str
     data: str
     by: str
     reason: str
@@ -122,6 +123,7 @@ def run_suggest(settings: SuggestSettings, console: Console) -> SuggestResult:
         )
     return SuggestResult(
         out=s.out,
+        run=s.run,
         data=data_name(s.data),
         by=by,
         reason=reason,

@@ -133,15 +133,22 @@ def suggest_display(r: Any) -> Display:
     shown = [("labelled", r.labelled), ("unreadable", r.unreadable)]
     shown.append(("near-duplicates left out", r.near_duplicates))
     data, out = _quoted(r.data), shlex.quote(r.out)
+    weights = shlex.quote(r.run)
     return Display(
         lead=[
             f"{r.train + r.test:,} of {r.images:,} images to label: {r.train:,} for training, "
             f"chosen as {r.by} ({r.reason}), and {r.test:,} at random for the test set."
         ],
         facts=[(name, f"{count:,}") for name, count in shown if count],
-        notes=["Fill in the column `label`; rows without a label are ignored."],
+        notes=[
+            "Fill in the column `label`, by hand or with `unfreeze label`; rows without a label "
+            "are ignored."
+        ],
         files=[("table", r.out)],
-        next=[f"unfreeze finetune {data} --labels {out} --freeze all --out RUN"],
+        next=[
+            f"unfreeze label {data} --out {out}",
+            f"unfreeze finetune {data} --labels {out} --weights {weights} --freeze all --out RUN",
+        ],
     )
 
 
