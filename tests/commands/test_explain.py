@@ -17,11 +17,13 @@ from unfreeze.commands.evaluate import evaluate
 from unfreeze.commands.finetune import finetune
 from unfreeze.commands.predict import load, predict
 from unfreeze.data.images.preprocess import Preprocess
-from unfreeze.errors import UsageError
+from unfreeze.errors import DataError, UsageError
 from unfreeze.reports.activation_overlay import GAP, overlay_map
 from unfreeze.reports.examples import WRONG, read_examples
 from unfreeze.reports.page import run_page
 from unfreeze.reports.run_reader import read_run
+from unfreeze.runs.explanations import explained_images
+from unfreeze.runtime.console import QuietConsole
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"}
 SIDE, MARK = 32, 10
@@ -221,3 +223,18 @@ def test_the_map_lies_where_the_network_saw(preprocess, size, region):
         inside[:, : max(0, left)] = inside[:, left + wide :] = False
     peak = np.unravel_index(np.where(inside, far, 0).argmax(), size)
     assert abs(peak[0] - row) <= high / 8 and abs(peak[1] - column) <= wide / 8
+
+
+def test_a_file_that_is_gone_when_it_is_explained_is_named(run):
+    _, model, _ = run
+    classifier = load(model)
+    pixels = np.zeros((20, 30, 3), np.uint8)
+
+    def gone():
+        raise FileNotFoundError(2, "No such file")
+
+    made = explained_images(
+        classifier, ["a.png", "b.png"], [lambda: pixels, gone], torch.tensor([0, 1]), QuietConsole()
+    )
+    with pytest.raises(DataError, match=r"b\.png was predicted, and can no longer be read"):
+        list(made)

@@ -280,7 +280,8 @@ def _fill_folders(
         sort_into(folders.sort_into, paths, [item.copy for item in kept], labels)
     if folders.explain is not None:
         classes = outputs.values.argmax(dim=1)
-        images = explained_images(network, [item.read for item in kept], classes, console)
+        reads = [item.read for item in kept]
+        images = explained_images(network, paths, reads, classes, console)
         write_sorted(folders.explain, paths, labels, images, ".png")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from unfreeze.data.images.errors import Undecodable
 from unfreeze.data.images.preprocess import Pixels
 from unfreeze.data.index.index import TEST, VAL
-from unfreeze.errors import UsageError
+from unfreeze.errors import DataError, UsageError
 from unfreeze.models.activation_maps import activation_maps
 from unfreeze.reports.activation_overlay import beside, overlay_map, shown_size
 from unfreeze.reports.examples import NearImage, encode_image
@@ -56,18 +56,36 @@ def overlays(
 
 
 def explained_images(
-    network: InferenceNetwork, reads: Sequence[Read], classes: Tensor, console: Console
+    network: InferenceNetwork,
+    names: Sequence[str],
+    reads: Sequence[Read],
+    classes: Tensor,
+    console: Console,
 ) -> Iterator[bytes]:
-    """A PNG for each image: the image beside the same with the map of its class."""
+    """A PNG for each image: the image beside the same with the map of its class.
+
+    DataError for a file that was predicted and can no longer be read.
+    """
     with console.progress("explained", len(reads)) as advance:
         for start in range(0, len(reads), BATCH):
-            images = [read() for read in reads[start : start + BATCH]]
-            some = classes[start : start + BATCH]
+            part, some = slice(start, start + BATCH), classes[start : start + BATCH]
+            images = [_again(*one) for one in zip(names[part], reads[part], strict=True)]
             for pair in overlays(network, images, some, SMALLEST, LARGEST):
                 stream = io.BytesIO()
                 Image.fromarray(beside(list(pair))).save(stream, "PNG")
                 yield stream.getvalue()
                 advance(1)
+
+
+def _again(name: str, read: Read) -> Pixels:
+    """The pixels of an image that was read before."""
+    try:
+        return read()
+    except (OSError, Undecodable) as error:
+        raise DataError(
+            f"{name} was predicted, and can no longer be read: {error}.",
+            "The images before it are explained. Run it again with another --explain.",
+        ) from error
 
 
 def explain_mistakes(

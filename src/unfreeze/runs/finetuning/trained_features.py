@@ -47,8 +47,7 @@ def write_known_images(
     if not len(held) or not len(trained):
         return
     failed = "What the model needs for --unknown could not be written"
-    again = "train the run again."
-    with warn_on_failure(failed, run, console, again=again), torch.inference_mode():
+    with warn_on_failure(failed, run, console), torch.inference_mode():
         job.network.eval()
         known = _known_images(job, dataset, cached, held, trained)
         folder = run.file("model")
