@@ -1,5 +1,6 @@
 """OpenVINO, proved with OpenVINO; needs the extra `openvino`."""
 
+import errno
 import re
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 
 import unfreeze
-from unfreeze.errors import UsageError, WeightsError
+from unfreeze.errors import ResourceError, UsageError, WeightsError
+from unfreeze.exports import to_openvino
 from unfreeze.exports.to_onnx import Onnx
 from unfreeze.transfer.predictor import load_classifier, load_features
 
@@ -93,3 +95,22 @@ def test_a_missing_package_is_named(untrained, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="needs the package openvino") as caught:
         unfreeze.export(untrained("unfreeze/tiny"), "openvino", tmp_path / "out")
     assert "unfreeze[openvino]" in caught.value.next_step
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(untrained, tmp_path, monkeypatch):
+    def full(*given, **more):
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    run, out = untrained("unfreeze/tiny"), tmp_path / "out"
+    monkeypatch.setattr(openvino, "save_model", full)
+    with pytest.raises(ResourceError, match="could not write the model to"):
+        unfreeze.export(run, "openvino", out)
+    monkeypatch.undo()
+
+    def no_space(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(to_openvino, "write_bytes", no_space)
+    with pytest.raises((ResourceError, OSError)) as caught:
+        unfreeze.export(run, "openvino", out)
+    assert "model.xml" in str(caught.value) and not out.exists()

@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unfreeze.errors import UsageError, WeightsError
+from unfreeze.errors import ResourceError, UsageError, WeightsError
 from unfreeze.exports.exported_model import ExportedModel
 from unfreeze.exports.format import LoadedExport
 from unfreeze.exports.to_onnx import FILE as ONNX_FILE
 from unfreeze.exports.to_onnx import Onnx
 from unfreeze.exports.write import numpy_lines
+from unfreeze.runtime.atomic import write_bytes
 
 FILE = "model.xml"
 # on CPUs with AMX OpenVINO computes in bfloat16 by default, which changes probabilities
@@ -47,7 +48,16 @@ class Openvino:
                     f"OpenVINO cannot read {subject.card.arch}: {str(error).splitlines()[0]}",
                     "Use --to onnx or --to torchscript.",
                 ) from error
-            openvino.save_model(model, str(folder / FILE), compress_to_fp16=False)
+            made = Path(temporary) / FILE
+            try:
+                openvino.save_model(model, str(made), compress_to_fp16=False)
+            except RuntimeError as error:  # as "iostream error"
+                raise ResourceError(
+                    f"OpenVINO could not write the model to {temporary}: {error}.",
+                    "Free some space there, or set TMPDIR to another folder.",
+                ) from error
+            for path in (made, made.with_suffix(".bin")):
+                write_bytes(folder / path.name, path.read_bytes())
 
     def read(self, subject: ExportedModel, folder: Path) -> LoadedExport:
         """Load it in OpenVINO, on the CPU in float32."""
