@@ -7,13 +7,15 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
 import unfreeze
 from unfreeze import errors
 from unfreeze.cli import registry
-from unfreeze.cli.main import main
+from unfreeze.cli.main import as_user_error, main
+from unfreeze.runtime.atomic import disk_full
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.terminal import Environment
 
@@ -265,3 +267,15 @@ def test_help_is_as_wide_as_it_may_be(command, monkeypatch):
     assert code == 0 and out == command("finetune", "--help")[1]
     assert 50 < max(map(len, out.splitlines())) <= 60
     assert max(map(len, command("--help")[1].splitlines())) <= 60
+
+
+@pytest.mark.parametrize("error", [disk_full(Path("x"), OSError(errno.ENOSPC, "no space")),
+                                   OSError(errno.ENOSPC, "no space", "x")])  # fmt: skip
+def test_only_what_resumes_is_told_to_resume(error):
+    for command in ("export", "audit", "suggest", "label", "predict", "evaluate", "embed"):
+        shown = as_user_error(error, command)
+        assert shown.exit_code == 6 and "The disk is full" in shown.sentence
+        assert "checkpoint" not in shown.sentence
+        assert shown.next_step == "Free some space, and run the command again."
+    for command in ("pretrain", "finetune", "compare"):
+        assert "resume" in as_user_error(error, command).next_step

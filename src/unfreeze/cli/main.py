@@ -60,6 +60,7 @@ def write_launcher_error(error: UnfreezeError) -> None:
 
 RANK_ZERO_SECONDS = 30  # how much later than the others rank 0 may start on a busy machine
 
+_AGAIN = "Free some space, and run the command again."  # of commands that resume nothing
 # command -> what it needs to resume from the last checkpoint
 _RESUMED_BY = {
     "pretrain": "with --resume ",
@@ -173,6 +174,10 @@ def run_command(verb: str, words: list[str], world: Environment) -> int:
 
 def as_user_error(error: BaseException, verb: str) -> UnfreezeError:
     """The error as an UnfreezeError, with advice where the user can fix it."""
+    if isinstance(error, ResourceError) and verb not in _RESUMED_BY:
+        if error.next_step.endswith("--resume."):  # there is nothing to resume
+            return ResourceError(error.sentence, _AGAIN)
+        return error
     if isinstance(error, UnfreezeError):
         return error
     if is_lost_peer(error):
@@ -199,7 +204,7 @@ def as_user_error(error: BaseException, verb: str) -> UnfreezeError:
 
         return worker_lost_error()
     if isinstance(error, OSError):
-        return _from_system(error)
+        return _from_system(error, resumed=verb in _RESUMED_BY)
     return _ours(error)
 
 
@@ -216,11 +221,13 @@ def _worker_lost(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
-def _from_system(error: OSError) -> UnfreezeError:
+def _from_system(error: OSError, *, resumed: bool) -> UnfreezeError:
     if is_full(error):
+        reason = f"{full_reason(error)}{_at(error)}."
+        if not resumed:
+            return ResourceError(reason, _AGAIN)
         return ResourceError(
-            f"{full_reason(error)}{_at(error)}. The last checkpoint is intact.",
-            "Free some space, then resume.",
+            f"{reason} The last checkpoint is intact.", "Free some space, then resume."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename is not None:
         return UsageError(
