@@ -33,6 +33,12 @@ CLUSTERED = {
     "clusterings": 3,
     "nmb_prototypes": 6,
 }
+CONTRASTIVE = {
+    "method": "simclr",
+    **dict.fromkeys(
+        ("queue_length", "epoch_queue_starts", "freeze_prototypes_niters", "nmb_prototypes")
+    ),
+}
 GIVEN = {
     "epochs": 2,
     "batch_size": 16,
@@ -135,6 +141,18 @@ def test_one_process_equals_two_after_eight_steps_queue_included(processes, tmp_
     assert np.allclose(*losses, rtol=1e-5)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_simclr_compares_the_images_of_all_processes(processes, tmp_path, optimizer):
+    changed = {**CONTRASTIVE, "optimizer": optimizer, "base_lr": 0.01}
+    one = alone(tmp_path / "one", **changed)
+    joined = {name: tensor.numpy() for name, tensor in one.state.model.state_dict().items()}
+    two, other = processes(2, trained, tmp_path / "two", changed)
+    assert difference(two, other) == 0
+    assert difference(joined, two) < (1e-7 if optimizer == "adamw" else 1e-9)
+    losses = [[r["loss"] for r in RunFolder(tmp_path / n).metrics()] for n in ("one", "two")]
+    assert np.allclose(*losses, rtol=1e-5)
+
+
 def test_without_synchronised_batch_norm_they_differ(processes, tmp_path):
     # that the law above can fail
     changed = {"optimizer": "sgd", "base_lr": 0.01}
@@ -170,7 +188,9 @@ def test_a_run_begun_by_one_process_is_ended_by_two(processes, tmp_path):
     assert difference(joined, two) < 1e-9 and difference(two, other) == 0
 
 
-@pytest.mark.parametrize("method", [{}, CLUSTERED], ids=["swav", "deepcluster-v2"])
+@pytest.mark.parametrize(
+    "method", [{}, CLUSTERED, CONTRASTIVE], ids=["swav", "deepcluster-v2", "simclr"]
+)
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_batch_in_parts_equals_the_whole_but_for_batch_norm(processes, tmp_path, world, method):
     """With nothing that looks across images but the codes, --accumulate changes nothing."""

@@ -13,7 +13,7 @@ from unfreeze.config.shared import (
     data_setting,
 )
 
-METHODS = ("swav", "deepcluster-v2")
+METHODS = ("swav", "deepcluster-v2", "simclr", "auto")
 OPTIMIZERS = ("larc", "adamw", "sgd")
 AUGMENTS = ("photo", "small", "mono", "digits")
 RECIPES = (
@@ -59,8 +59,9 @@ class PretrainSettings(
     )
     method: str = setting(
         "swav",
-        "method: swav, deepcluster-v2 (k-means instead of Sinkhorn-Knopp), or one that another "
-        "package registers",
+        "method: swav, deepcluster-v2 (k-means instead of Sinkhorn-Knopp), simclr (contrastive), "
+        "auto (simclr for images of up to 64 pixels, else swav), or one that another package "
+        "registers",
         choices=METHODS,
         plugins="pretrain",
         basic=4,

@@ -21,6 +21,7 @@ from unfreeze.swav.presets import (
     PUBLISHED,
     SHARPEST,
     check_method,
+    choose_method,
     small_side,
     usual_side,
     with_recipe,
@@ -197,9 +198,12 @@ def plan(settings: PretrainSettings, facts: DatasetStats) -> PretrainRecipe:
             f"{facts.images} usable image is too few to train on.",
             "Add at least a few hundred images.",
         )
+    given = settings.size_crops or (settings.image_size or usual_side(facts.side, facts.device),)
+    method, why = choose_method(settings, given[0])
+    settings = dataclasses.replace(settings, method=method or settings.method)
     check_method(settings)
     settings, named = with_recipe(settings)
-    draft = _Draft(dataclasses.asdict(settings), named)
+    draft = _Draft(dataclasses.asdict(settings), named | ({"method": why} if method else {}))
     _views(draft, facts)
     _batch(draft, facts)
     _length(draft, facts)

@@ -124,15 +124,35 @@ KMEANS = ("clusterings", "kmeans_iterations")
 PROTOTYPES = ("crops_for_assign", "temperature", "nmb_prototypes", "freeze_prototypes_niters")
 
 
+SMALL_IMAGES = 64  # pixels, up to which `--method auto` is simclr
+
+
+def choose_method(s: PretrainSettings, pixels: int) -> tuple[str, str]:
+    """(method, reason) of `--method auto` for large crops of `pixels`; ("", "") if one is given."""
+    if s.method != "auto":
+        return "", ""
+    if s.recipe != "auto":
+        return "swav", f"the recipe {s.recipe} is SwAV's"
+    if given := [name for name in given_of_method(s) if name != "temperature"]:
+        return "swav", f"{flag(given[0])} is a setting of SwAV: its prototypes and codes"
+    if pixels <= SMALL_IMAGES:
+        return "simclr", f"images of {pixels} pixels: learns more per minute (docs/RESULTS.md)"
+    return "swav", f"images of {pixels} pixels have room for small crops"
+
+
+def given_of_method(s: PretrainSettings) -> list[str]:
+    """The given settings that only some methods use."""
+    defaults = {field.name: field.default for field in dataclasses.fields(s)}
+    names = (*SINKHORN, *KMEANS, *PROTOTYPES)
+    return [name for name in names if getattr(s, name) not in (defaults[name], 0)]
+
+
 def check_method(s: PretrainSettings) -> None:
     """Raise UsageError for a given setting that the method does not use."""
+    if s.method == "auto":
+        return
     uses = pretrain_task(s.method).uses
-    defaults = {field.name: field.default for field in dataclasses.fields(s)}
-    given = [
-        name
-        for name in (*SINKHORN, *KMEANS, *PROTOTYPES)
-        if name not in uses and getattr(s, name) not in (defaults[name], 0)
-    ]
+    given = [name for name in given_of_method(s) if name not in uses]
     if given:
         raise UsageError(f"{flag(given[0])} has no effect with --method {s.method}.", "Omit it.")
     if s.method != "swav" and s.recipe != "auto":

@@ -20,6 +20,7 @@ from unfreeze.tasks.supervised import SupervisedTask
 BUILT_IN = {
     "swav": "unfreeze.swav.task:SwAVTask",
     "deepcluster-v2": "unfreeze.swav.deepcluster_v2:DeepClusterTask",
+    "simclr": "unfreeze.tasks.simclr.task:SimCLRTask",
 }
 SUPERVISED = {
     MULTILABEL: "unfreeze.tasks.multilabel.task:MultilabelTask",

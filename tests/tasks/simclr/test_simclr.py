@@ -1,0 +1,86 @@
+"""SimCLR: its loss against equation 1 of arXiv 2002.05709, and the method by the command line."""
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from unfreeze.cli.main import main
+from unfreeze.runtime.run_folder import read_metrics
+from unfreeze.tasks.simclr.loss import nt_xent
+
+SHORT = [
+    *("--method", "simclr", "--arch", "unfreeze/tiny", "--image-size", "16", "--limit", "96"),
+    *("--batch-size", "32", "--epochs", "4", "--device", "cpu", "--precision", "fp32"),
+    *("--hidden-mlp", "32", "--tune", "off"),
+]
+
+
+def equation_1(a, b, temperature):
+    """Term by term, as in the paper: sim / tau, the denominator over all k other than i."""
+    z = torch.cat([a, b])
+    n, total = len(a), 0.0
+    for i in range(2 * n):
+        j = (i + n) % (2 * n)
+        scores = [float(z[i] @ z[k]) / temperature for k in range(2 * n)]
+        denominator = sum(math.exp(scores[k]) for k in range(2 * n) if k != i)
+        total -= math.log(math.exp(scores[j]) / denominator)
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_the_loss_is_equation_1(temperature):
+    g = torch.Generator().manual_seed(0)
+    views = [F.normalize(torch.randn(7, 5, generator=g).double(), dim=1) for _ in range(3)]
+    a, b, small = views
+    expected = equation_1(a, b, temperature)
+    assert float(nt_xent([a, b], temperature)) == pytest.approx(expected, rel=1e-9)
+    pairs = [(a, b), (a, small), (b, small)]  # a small crop is compared with large ones only
+    mean = sum(equation_1(*pair, temperature) for pair in pairs) / 3
+    assert float(nt_xent(views, temperature)) == pytest.approx(mean, rel=1e-9)
+    four = nt_xent([a, b, small, small], temperature)  # the two small ones: no pair
+    mean = sum(equation_1(*p, temperature) for p in [*pairs, (a, small), (b, small)]) / 5
+    assert float(four) == pytest.approx(mean, rel=1e-9)
+
+
+def test_identical_features_give_the_loss_of_guessing():
+    same = F.normalize(torch.ones(8, 4), dim=1)
+    assert float(nt_xent([same, same], 0.1)) == pytest.approx(math.log(15), rel=1e-5)
+
+
+def test_it_learns_and_its_weights_are_used(tmp_path, capsys):
+    run, tuned = tmp_path / "run", tmp_path / "tuned"
+    longer = ["--limit", "480", "--epochs", "8", "--json"]
+    assert main(["pretrain", "digits", "--out", str(run), *SHORT, *longer]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["steps"] == 120 and "information" not in result["figures"]
+    losses = [r["loss"] for r in read_metrics(run) if r["split"] == "train"]
+    guessing = math.log(63)  # 2 x 32 views
+    assert losses[-1] < guessing - 0.15 < losses[0]
+    card = json.loads((run / "model/model.json").read_text())
+    assert card["provenance"]["method"] == "simclr"
+    words = ["finetune", "digits", "--weights", str(run), "--freeze", "all", "--limit", "100"]
+    assert main([*words, "--device", "cpu", "--out", str(tuned), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["frozen_unchanged"] is True
+
+
+def test_settings_of_prototypes_are_refused(tmp_path, capsys):
+    words = ["pretrain", "digits", "--out", str(tmp_path / "run"), *SHORT]
+    assert main([*words, "--nmb-prototypes", "30"]) == 2
+    assert "--nmb-prototypes has no effect with --method simclr." in capsys.readouterr().err
+    assert main([*words, "--temperature", "0.5", "--dry-run"]) == 0
+
+
+def test_auto_goes_by_the_size_of_the_images(tmp_path, capsys):
+    words = ["pretrain", "digits", *SHORT, "--method", "auto", "--dry-run", "--json"]
+    assert main(words) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["settings"]["method"] == "simclr"
+    assert "16 pixels" in plan["reasons"]["method"]
+    assert main([*words, "--image-size", "96", "--limit", "200"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["method"] == "swav"
+    assert main([*words, "--nmb-prototypes", "30"]) == 0  # only swav has prototypes
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["settings"]["method"] == "swav" and "prototypes" in plan["reasons"]["method"]
