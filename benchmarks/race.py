@@ -1,7 +1,8 @@
 """Accuracy against seconds: unfreeze, lightly's examples and supervised training, side by side.
 
     pip install lightly    # tested with 1.6.0; a copy on PYTHONPATH works too
-    OMP_NUM_THREADS=1 python benchmarks/race.py --archive cifar10.zip --json race.json --plot race.png
+    export OMP_NUM_THREADS=1
+    python benchmarks/race.py --archive cifar10.zip --json race.json --plot race.png
 
 All arms train the same network on the same image files. Features are evaluated on the test images:
 k-NN (k 20, cosine, all training labels) and logistic regression on `--per-class` labels a class,
@@ -12,7 +13,7 @@ files, decoding, augmentation, writing the run.
 `ours swav`         the same with `--method swav`.
 `lightly swav`      lightly's SwAV example: Adam 0.001, batch 128, 512 prototypes, 2 + 6 crops.
 `lightly fastsiam`  lightly's FastSiam example: SGD 0.06, batch 512, four views.
-`supervised`        cross-entropy with all labels, `unfreeze.finetune --weights none`: an upper line.
+`supervised`        `unfreeze.finetune --weights none` with all labels: an upper line.
 
 lightly's examples have a constant rate, so a single run is evaluated after each of `--peer-epochs`;
 crop sizes are `--size` and in proportion. Their data loader runs in the training process, as ours
@@ -152,15 +153,14 @@ class Race:
         for epochs in self.args.epochs:
             watch = Stopwatch()
             out = self.scratch / f"{arm.replace(' ', '-')}-{seed}-{epochs}"
-            common = {
-                "arch": self.args.arch, "epochs": epochs, "seed": seed, "image_size": self.args.size,
-                "device": self.args.device, "workers": self.args.workers, "overwrite": True,
-            }  # fmt: skip
+            common = {"arch": self.args.arch, "epochs": epochs, "seed": seed, "out": str(out)}
+            common |= {"image_size": self.args.size, "device": self.args.device}
+            common |= {"workers": self.args.workers, "overwrite": True}
             if arm == "supervised":
-                unfreeze.finetune(str(self.data), weights="none", out=str(out), **common)
+                unfreeze.finetune(str(self.data), weights="none", **common)
             else:
                 method = "swav" if arm == "ours swav" else "auto"
-                unfreeze.pretrain(str(self.data), method=method, out=str(out), **common)
+                unfreeze.pretrain(str(self.data), method=method, **common)
             point = {"epochs": epochs, **watch.read(), **self.evaluate(out)}
             if arm == "supervised":
                 point["accuracy"] = unfreeze.evaluate(str(out), str(self.data)).accuracy
@@ -191,7 +191,7 @@ Peer = tuple[int, object, Callable[[list[Tensor]], None]]  # batch size, transfo
 
 
 def lightly_swav(backbone: nn.Module, width: int, size: int) -> Peer:
-    """lightly's SwAV example with crops of `size` pixels and in proportion."""
+    """The SwAV example with crops of `size` pixels and in proportion."""
     small = max(8, round(size * 96 / 224 / 8) * 8) if size > 32 else size // 2
     setup = example(backbone, width, 6)
     transform = SwaVTransform(crop_sizes=(size, small))
@@ -208,7 +208,7 @@ def lightly_swav(backbone: nn.Module, width: int, size: int) -> Peer:
 
 
 def lightly_fastsiam(backbone: nn.Module, width: int, size: int) -> Peer:
-    """lightly's FastSiam example: each of four views predicts the mean of the others."""
+    """The FastSiam example: each of four views predicts the mean of the others."""
     projection = SimSiamProjectionHead(width, width, 128)
     prediction = SimSiamPredictionHead(128, 64, 128)
     model = nn.ModuleList([backbone, projection, prediction])

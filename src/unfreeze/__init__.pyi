@@ -1107,6 +1107,7 @@ def pretrain(
     method: str = "swav",
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
     stem: Literal["auto", "imagenet", "small"] = "auto",
+    stem_init: Literal["auto", "random"] = "auto",
     image_size: int | None = None,
     augment: Literal["photo", "small", "mono", "digits"] | None = None,
     epochs: int | None = None,
@@ -1179,6 +1180,7 @@ def pretrain(
         method: method: swav, deepcluster-v2 (k-means instead of Sinkhorn-Knopp), simclr (contrastive), auto (simclr for images of up to 64 pixels, else swav), or one that another package registers. One of: 'swav', 'deepcluster-v2', 'simclr', 'auto'.
         recipe: defaults of settings that are not given: derived from the images (auto), or a published ImageNet recipe. One of: 'auto', 'swav-100ep', 'swav-200ep', 'swav-400ep', 'swav-800ep', 'swav-200ep-bs256', 'swav-400ep-bs256', 'swav-400ep-2x224', 'swav-w2-400ep', 'swav-w4-400ep'.
         stem: stem (first layers): small keeps the resolution of small images. One of: 'auto', 'imagenet', 'small'.
+        stem_init: initial filters of a 3x3 stem that is trained from scratch on images of up to 64 pixels: whitening filters of the images (auto), or random. One of: 'auto', 'random'.
         image_size: large crops in pixels; small ones in proportion.
         augment: data augmentation by type of image. One of: 'photo', 'small', 'mono', 'digits'.
         epochs: epochs (0: write the untrained model).
@@ -1249,6 +1251,7 @@ def pretrain(
     method: str = "swav",
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
     stem: Literal["auto", "imagenet", "small"] = "auto",
+    stem_init: Literal["auto", "random"] = "auto",
     image_size: int | None = None,
     augment: Literal["photo", "small", "mono", "digits"] | None = None,
     epochs: int | None = None,
@@ -1319,6 +1322,7 @@ def pretrain(
     method: str = "swav",
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
     stem: Literal["auto", "imagenet", "small"] = "auto",
+    stem_init: Literal["auto", "random"] = "auto",
     image_size: int | None = None,
     augment: Literal["photo", "small", "mono", "digits"] | None = None,
     epochs: int | None = None,

@@ -197,7 +197,7 @@ def _trained(
     run = RunFolder(out, writes=processes.is_rank_zero)
     processes.on_rank_zero(lambda: write_initial_config(run, settings))
     console.into(run)
-    chosen = prepared.planned(dataset)
+    chosen = processes.on_all_ranks(lambda: prepared.planned(dataset))
     threads = processes.on_rank_zero(lambda: checkpoint_threads(chosen.settings, run))
     device, room = prepared.compute.device, prepared.facts.room
     device_images = processes.on_all_ranks(lambda: dataset.held(chosen.settings, device, room))

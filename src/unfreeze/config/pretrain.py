@@ -79,6 +79,13 @@ class PretrainSettings(
         choices=("auto", "imagenet", "small"),
         group="model",
     )
+    stem_init: str = setting(
+        "auto",
+        "initial filters of a 3x3 stem that is trained from scratch on images of up to 64 pixels: "
+        "whitening filters of the images (auto), or random",
+        choices=("auto", "random"),
+        group="model",
+    )
     image_size: int | None = setting(
         None, "large crops in pixels; small ones in proportion", low=8, basic=8
     )

@@ -22,7 +22,7 @@ class DatasetStats:
     room: float = 2**31  # bytes of device memory that images may use
 
 
-SMALL = 64  # pixels; crops of larger images are computed on the host
+SMALL = 64  # pixels; larger images have small crops too, and are cropped on the host
 
 
 def choose_crop_device(s: PretrainSettings, facts: DatasetStats) -> tuple[str, str]:
@@ -42,8 +42,8 @@ def choose_crop_device(s: PretrainSettings, facts: DatasetStats) -> tuple[str, s
 
 
 def evaluation_preprocess(s: PretrainSettings) -> Preprocess:
-    """Evaluation preprocessing: centre crop of the large views' size, usual margin."""
-    size = (s.size_crops or (224,))[0]
+    """Evaluation preprocessing: centre crop of `image_size` or the large views', usual margin."""
+    size = max(s.image_size or 0, (s.size_crops or (224,))[0])
     return Preprocess(
         size,
         size if size <= 64 else round(size * 8 / 7),

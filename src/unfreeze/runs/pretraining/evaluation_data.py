@@ -32,7 +32,8 @@ def evaluation_sample(
     """
     sizes = list(zip(s.size_crops or (), s.nmb_crops or (), strict=True))
     pixels = sum(count * size**2 for size, count in sizes)
-    evaluations = EvaluationSchedule(len(dataset.train), s.epochs or 0, pixels, sizes[0][0])
+    side = evaluation_preprocess(s).image_size
+    evaluations = EvaluationSchedule(len(dataset.train), s.epochs or 0, pixels, side)
     labels = dataset.index.labels
     chosen = subset(labels, dataset.train, limit=evaluations.sample, seed=s.seed)
     centres = cached_views(
@@ -110,7 +111,7 @@ def _decoded(s: PretrainSettings, index: Index, console: Console) -> ImageDatase
 
 
 def _bytes_per_image(s: PretrainSettings) -> int:
-    return 3 * max(s.size_crops or ()) ** 2
+    return 3 * max(evaluation_preprocess(s).image_size, *(s.size_crops or ())) ** 2
 
 
 def _center_crops(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -> Cutter:

@@ -3,11 +3,14 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from unfreeze.checkpoints.model_file import model_folder
 from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.data.augment.multicrop import normalize
+from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.errors import UsageError
 from unfreeze.models.build import build, canonical_arch
 from unfreeze.models.head import remove_head
@@ -15,12 +18,17 @@ from unfreeze.models.identify_file import arch_of_weights
 from unfreeze.models.load_weights import LoadedWeights, load_weights
 from unfreeze.models.segmentation import backbone_arch, is_segmentation_arch
 from unfreeze.models.stem import apply_small_stem, choose_stem
+from unfreeze.models.whitening import first_3x3, whiten_first_layer
+from unfreeze.runs.pretraining.data import Positions
 from unfreeze.runtime.console import Console
 from unfreeze.swav.auto_recipe import choose_arch
+from unfreeze.swav.dataset_stats import SMALL, evaluation_preprocess
 from unfreeze.swav.head_weights import head_weights_of_run
 from unfreeze.swav.presets import usual_side
 from unfreeze.tasks.base import PretrainTask
 from unfreeze.transfer.plan import SMALLEST_MAP, last_feature_map_size
+
+WHITENED_ON = 512  # images
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,28 @@ def initial_network(settings: PretrainSettings, side: int, device: torch.device)
         reasons |= {"licence": loaded.licence} if loaded.licence else {}
     width = remove_head(network)
     return PretrainStart(network, width, replace(settings, arch=arch, stem=stem), reasons, loaded)
+
+
+def initialise_stem(
+    start: PretrainStart, s: PretrainSettings, images: ImageDataset, positions: Positions
+) -> dict[str, str]:
+    """Whitening filters of the training images for the first layer, in place; {setting: reason}.
+
+    Only in a 3x3 layer that starts at random, and for small images.
+    """
+    layer = first_3x3(start.network)
+    size = evaluation_preprocess(s).image_size
+    if s.stem_init == "random" or layer is None or s.init != "none" or s.recipe != "auto":
+        return {}
+    if size > SMALL:
+        return {}
+    rng = np.random.default_rng(s.seed)
+    sample = np.sort(rng.permutation(positions)[:WHITENED_ON])
+    pixels = [evaluation_preprocess(s).pixels(images[int(i)]) for i in sample]
+    count = whiten_first_layer(layer, normalize(torch.from_numpy(np.stack(pixels))), s.seed)
+    return {
+        "stem_init": f"{count} of {layer.out_channels} filters whiten 3x3 patches of the images"
+    }
 
 
 def inherit_head(

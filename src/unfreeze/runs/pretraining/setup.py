@@ -21,7 +21,11 @@ from unfreeze.optim.optimizer import optimizer_for_network
 from unfreeze.runs.pretraining.autotune import plan_line
 from unfreeze.runs.pretraining.data import UnlabelledDataset, list_images
 from unfreeze.runs.pretraining.dry_run import show_plan
-from unfreeze.runs.pretraining.initialize import PretrainStart, initial_network
+from unfreeze.runs.pretraining.initialize import (
+    PretrainStart,
+    initial_network,
+    initialise_stem,
+)
 from unfreeze.runs.pretraining.resume import describe_run
 from unfreeze.runs.readback import check_same_images
 from unfreeze.runtime.console import Console
@@ -73,12 +77,16 @@ class PreparedPretraining:
         return dataset
 
     def planned(self, dataset: UnlabelledDataset) -> PretrainRecipe:
-        """The plan for the usable images."""
+        """The plan for the usable images; the first layer gets its initial filters from them."""
         size = bytes_held(dataset.images, dataset.train)
         device_bytes = math.inf if size is None else size
-        return plan(
+        chosen = plan(
             self.start.settings, replace(self.facts, images=len(dataset.train), held=device_bytes)
         )
+        self.reasons.update(
+            initialise_stem(self.start, chosen.settings, dataset.images, dataset.train)
+        )
+        return chosen
 
     def operations(self, chosen: PretrainRecipe, processes: int) -> float | None:
         """FLOPs of the backbone's forward pass over one process's part of a batch.

@@ -82,7 +82,7 @@ class SimCLRTask(PretrainTask):
             )
 
     def gradients(self, parts: list[Tensor]) -> list[LossGradient]:
-        """Loss of all features of all processes; gradients by `parts`, `[V, B, d]` each. Collective.
+        """Loss of the features of all processes; gradients by `parts` `[V, B, d]`. Collective.
 
         Scaled so that the mean over processes and over micro-batches is the gradient of the loss.
         """
@@ -95,7 +95,7 @@ class SimCLRTask(PretrainTask):
             (gradient,) = torch.autograd.grad(loss, own)
         gradient = gradient * (self.processes.world * len(parts))
         sizes = [part.shape[1] for part in parts]
-        return [LossGradient(loss.detach(), g) for g in gradient.split(sizes, dim=1)]
+        return [LossGradient(loss.detach(), g) for g in torch.split(gradient, sizes, dim=1)]
 
     def loss(self, output: Tensor, views: int) -> Tensor:
         """NT-Xent of the features `[V*B, d]` of one process."""
