@@ -1177,7 +1177,7 @@ def pretrain(
         arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: by image size and device).
         init: initial weights: none, imagenet, swav, NAME, URL, FILE or RUN (and its SwAV head).
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
-        method: method: swav, deepcluster-v2 (k-means instead of Sinkhorn-Knopp), simclr (contrastive), auto (simclr for images of up to 64 pixels, else swav), or one that another package registers. One of: 'swav', 'deepcluster-v2', 'simclr', 'auto'.
+        method: method; auto: simclr for images of up to 64 pixels, else swav; packages can add more. One of: 'swav', 'deepcluster-v2', 'simclr', 'auto'.
         recipe: defaults of settings that are not given: derived from the images (auto), or a published ImageNet recipe. One of: 'auto', 'swav-100ep', 'swav-200ep', 'swav-400ep', 'swav-800ep', 'swav-200ep-bs256', 'swav-400ep-bs256', 'swav-400ep-2x224', 'swav-w2-400ep', 'swav-w4-400ep'.
         stem: stem (first layers): small keeps the resolution of small images. One of: 'auto', 'imagenet', 'small'.
         stem_init: initial filters of a 3x3 stem that is trained from scratch on images of up to 64 pixels: whitening filters of the images (auto), or random. One of: 'auto', 'random'.

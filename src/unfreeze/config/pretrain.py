@@ -59,9 +59,7 @@ class PretrainSettings(
     )
     method: str = setting(
         "swav",
-        "method: swav, deepcluster-v2 (k-means instead of Sinkhorn-Knopp), simclr (contrastive), "
-        "auto (simclr for images of up to 64 pixels, else swav), or one that another package "
-        "registers",
+        "method; auto: simclr for images of up to 64 pixels, else swav; packages can add more",
         choices=METHODS,
         plugins="pretrain",
         basic=4,

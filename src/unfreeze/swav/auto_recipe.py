@@ -273,7 +273,8 @@ def _small_image_crop(side: int, why: str) -> tuple[int, str]:
 def _batch(draft: _Draft, facts: DatasetStats) -> None:
     # on small datasets more steps beat larger batches (docs/LOG.md), down to batch norm's needs
     sixteenth = max(2, min(facts.images // 2, max(16, facts.images // 16)))
-    size = min(256, 1 << (sixteenth.bit_length() - 1))
+    small = draft["size_crops"][0] <= SMALL and facts.device == "cpu"  # a GPU is filled by 256
+    size = min(128 if small else 256, 1 << (sixteenth.bit_length() - 1))
     why = "the small published batch" if size == 256 else f"{facts.images // size} steps per epoch"
     shares = facts.processes * draft["accumulate"]
     if size % shares:
