@@ -203,7 +203,9 @@ def _training(card: ModelCard) -> list[str]:
         rows.append(("method", f"{about.get('method')}, self-supervised: no labels"))
     elif "freeze" in about:
         frozen = {"none": "all layers", "all": "the head alone; the backbone is frozen"}
-        rows.append(("trained", frozen.get(about["freeze"], f"without {about['freeze']}, which is frozen")))
+        rows.append(
+            ("trained", frozen.get(about["freeze"], f"without {about['freeze']}, which is frozen"))
+        )
     if about.get("unfreeze_at"):
         rows.append(("unfrozen at", str(about["unfreeze_at"])))
     if about.get("images") is not None:
