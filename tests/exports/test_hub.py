@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shutil
 import socket
 
 import pytest
@@ -55,7 +57,9 @@ def downloaded(hub, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_uploaded_loads_and_predicts_the_same(hub, untrained, photo, tmp_path):
+def test_what_is_uploaded_loads_and_predicts_the_same(
+    hub, untrained, photo, tmp_path, monkeypatch, capsys
+):
     run = untrained("timm/mobilenetv3_small_050", size=48, resize=52)
     code, out, err = upload(run, "--json")
     assert code == 0, err
@@ -77,6 +81,14 @@ def test_what_is_uploaded_loads_and_predicts_the_same(hub, untrained, photo, tmp
         scores = network(prepare(Image.open(photo).convert("RGB"))[None])
     label = network.pretrained_cfg["label_names"][int(scores.argmax())]
     assert label == ours.predict([photo])[0].label
+    # the lines of the model card, which download it with the Hub's own functions
+    (code,) = re.findall(r"```python\n(.*?)```", files["README.md"][0].decode(), flags=re.DOTALL)
+    shutil.copy(photo, tmp_path / "image.jpg")
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(code, scope)
+    assert f"label='{label}'" in capsys.readouterr().out
+    assert isinstance(scope["model"], type(network))  # the last lines are those with timm
 
 
 def test_a_backbone_is_uploaded_too_and_a_copy_kept(hub, untrained, tmp_path):
