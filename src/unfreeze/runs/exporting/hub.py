@@ -155,7 +155,7 @@ def _in_words(error: BaseException, repo: str, state: str) -> UnfreezeError | No
 @contextlib.contextmanager
 def _bars_on_terminals() -> Iterator[None]:
     """The client's progress bars are drawn on a terminal only."""
-    from huggingface_hub.utils import (
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
