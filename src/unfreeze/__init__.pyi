@@ -618,17 +618,19 @@ def evaluate(
 def export(
     run: str | PathLike[str],
     to: str,
-    out: str | PathLike[str],
+    out: str | PathLike[str] | None = None,
     *,
     config: str | PathLike[str] | None = None,
     with_preprocessing: bool = False,
     int8: bool = False,
     data: str | PathLike[str] | None = None,
     data_root: str | PathLike[str] = "data",
+    repo: str | None = None,
+    private: bool = False,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> ExportResult:
-    """Export the model of `run` to torchvision, timm, safetensors, torchscript, onnx or openvino.
+    """Export the model of `run` to another tool's format, or upload it to the Hugging Face Hub.
 
     UsageError if the format does not support the architecture; WeightsError if the outputs differ,
     and then nothing is written.
@@ -636,13 +638,15 @@ def export(
     Parameters:
         run: a run folder, or its model/ folder.
         config: read settings from a TOML file.
-        to: export format. One of: 'torchvision', 'timm', 'safetensors', 'torchscript', 'onnx', 'openvino'.
-        out: output folder (new or empty).
+        to: export format; hub: upload to the Hugging Face Hub, for unfreeze and timm. One of: 'torchvision', 'timm', 'safetensors', 'torchscript', 'onnx', 'openvino', 'hub'.
+        out: output folder (new or empty); with to='hub' a copy of what is uploaded, if given.
         with_preprocessing: onnx and torchscript: resizing, normalisation and softmax inside the file, which takes an image uint8 [H, W, 3] of any size and gives the probabilities of predict.
         int8: onnx: also a file quantised to int8, calibrated on training images and compared with the float file: accuracy with interval, milliseconds; refused if accuracy falls below the interval.
         data: images to compare outputs on: folder, archive, list or built-in name (None: views of the run's training images; with with_preprocessing=True or int8=True the run's images).
         data_root: folder for built-in datasets.
-        overwrite: replace an earlier export in that folder.
+        repo: hub: the repository to upload to; created if it does not exist.
+        private: hub: create the repository as a private one.
+        overwrite: replace an earlier export in that folder; hub: also files in the repository, whose history is kept.
         progress: show progress (None: if in a notebook or a terminal).
     """
 @overload

@@ -44,6 +44,7 @@ COMMANDS = {
     ("predict", "sort_into"): ["predict", "run", "d", "--sort-into"],
     ("predict", "explain"): ["predict", "run", "d", "--explain"],
     ("demo", "out"): ["demo", "--epochs", "1", "--out"],
+    ("init", "out"): ["init", "--out"],
 }
 PLACES = [
     *("d/red/000.png", "./d/../d/red/000.png", "image-link", "d.zip", "archive-link", "hard"),
@@ -58,6 +59,7 @@ MORE = {
     "finetune": (["--overwrite"], ["--resume", "auto"]),
     "compare": (["--overwrite"], ["--resume"]),
     "export": (["--overwrite"],),
+    "init": (["--overwrite"],),
 }
 
 

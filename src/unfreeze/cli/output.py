@@ -43,6 +43,8 @@ def as_text(verb: str, result: Any, width: int | None = None, *, colour: bool = 
     """The result as text; empty if it was printed already, as a plan is."""
     if verb == "predict" and isinstance(result, list):
         return _predictions(result)
+    if verb == "completion":
+        return str(result.script)  # a program: its lines must not be wrapped
     if not isinstance(result, Displayed) or result.shown_before:
         return ""
     return text(result.display(), width, colour=colour)

@@ -7,6 +7,7 @@ from typing import Any
 from unfreeze.config.shared import CallOptions
 
 # command -> module and class of its settings; its function: `run_COMMAND` in commands/COMMAND.py
+# or, if it is about the command line itself, in cli/COMMAND.py
 SETTINGS = {
     "scan": ("commands", "ScanSettings"),
     "show": ("commands", "ShowSettings"),
@@ -27,7 +28,10 @@ SETTINGS = {
     "cache": ("commands", "CacheSettings"),
     "swav": ("main_swav", "ReferenceSettings"),
     "demo": ("commands", "DemoSettings"),
+    "init": ("command_line", "InitSettings"),
+    "completion": ("command_line", "CompletionSettings"),
 }
+ABOUT_THE_COMMAND_LINE = ("init", "completion")  # their functions are in cli/
 # examples in a command's help, each without the leading `unfreeze`
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "scan": ("scan photos --out scan", "scan photos --quarantine broken"),
@@ -69,6 +73,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "cache": ("cache", "cache --clear"),
     "swav": ("swav --data_path photos --epochs 100 --dump_path runs/swav",),
     "demo": ("demo", "demo --seeds 1 --out runs/demo"),
+    "init": ("init", "init pretrain --out pretrain.toml"),
+    "completion": ("completion bash", "completion zsh"),
 }
 
 
@@ -87,6 +93,7 @@ def description(verb: str) -> str:
 
 def command_function(verb: str) -> Callable[..., Any]:
     """The command's function `(settings, console) -> result`; imports its module."""
-    module = importlib.import_module(f"unfreeze.commands.{verb}")
+    package = "cli" if verb in ABOUT_THE_COMMAND_LINE else "commands"
+    module = importlib.import_module(f"unfreeze.{package}.{verb}")
     function: Callable[..., Any] = getattr(module, f"run_{verb}")
     return function

@@ -47,7 +47,8 @@ class CompareSettings(FinetuneOptions):
     )
 
 
-FORMATS = ("torchvision", "timm", "safetensors", "torchscript", "onnx", "openvino")
+HUB = "hub"
+FORMATS = ("torchvision", "timm", "safetensors", "torchscript", "onnx", "openvino", HUB)
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,16 @@ class ExportSettings(CallOptions):
 
     run: str = setting("", "a run folder, or its model/ folder", positional=True, path="input")
     to: str | None = setting(
-        None, "export format", choices=FORMATS, unset="", metavar="FORMAT", needed=True
+        None,
+        "export format; hub: upload to the Hugging Face Hub, for unfreeze and timm",
+        choices=FORMATS,
+        unset="",
+        metavar="FORMAT",
+        needed=True,
     )
     out: str | None = setting(
         None,
-        "output folder (new or empty)",
+        "output folder (new or empty); with --to hub a copy of what is uploaded, if given",
         cli_only=True,
         metavar="DIR",
         needed=True,
@@ -87,8 +93,19 @@ class ExportSettings(CallOptions):
     data_root: str = setting(
         "data", "folder for built-in datasets", group="data", metavar="DIR", path="output"
     )
+    repo: str | None = setting(
+        None,
+        "hub: the repository to upload to; created if it does not exist",
+        unset="",
+        metavar="USER/NAME",
+    )
+    private: bool = setting(False, "hub: create the repository as a private one")
     overwrite: bool = setting(
-        False, "replace an earlier export in that folder", group="run", cli_only=True
+        False,
+        "replace an earlier export in that folder; hub: also files in the repository, whose "
+        "history is kept",
+        group="run",
+        cli_only=True,
     )
 
 

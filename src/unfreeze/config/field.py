@@ -169,8 +169,9 @@ def _truth(name: str, value: Any, spec: Setting) -> bool:
 def _inside(name: str, value: Any, spec: Setting) -> Any:
     shaped = spec.shape is not None and re.fullmatch(spec.shape[0], str(value)) is not None
     if spec.choices and value not in spec.choices and not shaped and value not in spec.words:
+        shown = name.upper() if spec.positional else spec.flag(name)
         raise UsageError(
-            f"{spec.flag(name)} does not accept {value!r}.",
+            f"{shown} does not accept {value!r}.",
             f"Choose from: {', '.join(spec.words)}.",
         )
     if isinstance(value, (int, float)):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from unfreeze.config.commands import FORMATS
+from unfreeze.config.commands import FORMATS, HUB
 from unfreeze.errors import UsageError
 from unfreeze.exports.exported_model import ExportedModel
 
@@ -44,10 +44,14 @@ class ExportFormat(Protocol):
         """Python lines that load the model and print its output for one image."""
 
 
-def export_format(name: str | None) -> ExportFormat:
-    """The format of `--to`, imported on demand; UsageError for None."""
+def export_format(name: str | None, repo: str = "") -> ExportFormat:
+    """The format of `--to`, imported on demand; UsageError for None.
+
+    `repo`: of the Hub, which the README names.
+    """
     if name is None:
         raise UsageError("export needs a format.", f"Add --to with one of: {', '.join(FORMATS)}.")
     module = importlib.import_module(f"unfreeze.exports.to_{name}")
-    instance: ExportFormat = getattr(module, name.capitalize())()
+    made = getattr(module, name.capitalize())
+    instance: ExportFormat = made(repo) if name == HUB else made()
     return instance

@@ -11,6 +11,7 @@ from unfreeze import __version__
 from unfreeze.data.texts.preprocess import TOKENIZER
 from unfreeze.exports.exported_model import ExportedModel
 from unfreeze.exports.format import ExportFormat
+from unfreeze.exports.model_card import CardEvaluation, facts_of_model, front_matter
 from unfreeze.exports.verify import ExportVerification
 from unfreeze.exports.write import ABOUT, PREPARE, README
 from unfreeze.runtime.atomic import write_json, write_text
@@ -67,13 +68,20 @@ def write_readme(
     agreement: ExportVerification,
     compared_on: str,
     int8: dict[str, Any] | None = None,
+    evaluation: CardEvaluation | None = None,
+    library: str = "unfreeze",
 ) -> None:
-    """Write README.md: how to load the model, and what it is."""
+    """Write README.md: how to load the model, what it is, and the front matter of a model card.
+
+    `evaluation`: of the run; `library`: what loads the files, for the Hub.
+    """
     card = subject.card
     code = [] if subject.gives == "features" else ["import json, pathlib"]
     code += target.snippet(subject)
     licence = card.provenance.get("licence")
     lines = [
+        front_matter(card, subject.run, evaluation, library),
+        "",
         f"# {card.arch}, from {subject.run}",
         "",
         _what(subject),
@@ -90,6 +98,9 @@ def write_readme(
         _input_of(subject),
         "",
         *(_int8_lines(int8) if int8 else ()),
+        *facts_of_model(card, evaluation),
+        "## Files",
+        "",
         f"`{ABOUT}` contains classes, preprocessing, the origin of the weights, and a SHA-256 of "
         "each file.",
     ]

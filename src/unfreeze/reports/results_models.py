@@ -151,9 +151,18 @@ def export_display(r: Any) -> Display:
             *([("classes", named_classes(r.classes))] if r.classes else []),
             *([("int8", _int8(r.int8))] if r.int8 else []),
         ],
-        files=[("folder", r.out), ("contents", ", ".join(r.files))],
-        next=[f"cat {r.out}/README.md"],
+        notes=_uploaded(r.hub) if r.hub else [],
+        files=[*([("folder", r.out)] if r.out else []), ("contents", ", ".join(r.files))],
+        next=[f"cat {r.out}/README.md"] if r.out else [],
     )
+
+
+def _uploaded(hub: Any) -> list[str]:
+    kind = "private" if hub.private else "public"
+    return [
+        f"Uploaded to {hub.url} ({kind}), commit {hub.commit[:8]}: the digests of all "
+        f"{len(hub.files)} files there are those of the files here."
+    ]
 
 
 def report_display(r: Any) -> Display:

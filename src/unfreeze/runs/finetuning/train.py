@@ -43,6 +43,7 @@ from unfreeze.runs.finetuning.setup import (
 from unfreeze.runs.finetuning.solve_head import SolvedHead, scale_head, solve_head
 from unfreeze.runs.finetuning.trained_features import measure_features, write_known_images
 from unfreeze.runs.mask_examples import write_mask_examples
+from unfreeze.runs.model_cards import write_model_card
 from unfreeze.runs.prediction_files import predictions_of, write_predictions
 from unfreeze.runs.readback import check_names_read_back, check_same_images
 from unfreeze.runs.task_evaluation import bootstrap_intervals
@@ -213,6 +214,7 @@ def train_run(
         if known and job.task is None:
             cached = trainer.validation.cached_for(job.network)
             processes.on_rank_zero(lambda: write_known_images(job, ready, cached, run, console))
+    processes.on_rank_zero(lambda: write_model_card(run, console, evaluated=scores is not None))
     return TrainedRun(job, outcome, scores, meter.statistics())
 
 

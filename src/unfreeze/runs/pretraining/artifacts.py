@@ -15,6 +15,7 @@ from unfreeze.data.augment.multicrop import MultiCropTransform
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.models.load_weights import LoadedWeights
 from unfreeze.runs.after_run import warn_on_failure
+from unfreeze.runs.model_cards import write_model_card
 from unfreeze.runs.pretraining.data import UnlabelledDataset
 from unfreeze.runs.readback import check_names_read_back
 from unfreeze.runtime.atomic import replacing, write_text
@@ -120,6 +121,7 @@ def write_model(
         },
     )
     save_model(run.file("model"), trainer.task.backbone.state_dict(), card)
+    write_model_card(run, console)
     if not trainer.step or not isinstance(model, SwAV):
         return
     positions = dataset.train[:GALLERY_IMAGES]
