@@ -20,7 +20,7 @@ import nbformat
 
 HERE = Path(__file__).parent
 DATA = ("cifar10.zip", "trashnet-subset.zip", "camvid-subset.zip", "sst2.csv")
-WEIGHTS = ("efficientnet-lite0-imagenet.pth", "minilm-l6")
+WEIGHTS = ("squeezenet1_1-imagenet.pth", "efficientnet-lite0-imagenet.pth", "minilm-l6")
 # without a setting for it, a run measures how many threads are fastest, and rounding follows that
 FIXED = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 SECONDS = 900
