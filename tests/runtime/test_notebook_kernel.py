@@ -54,7 +54,7 @@ BAR = """
 from unfreeze.runtime.notebook import python_console
 console = python_console()
 with console.progress("finetune", 40) as advance:
-    for _ in range(40):
+    for step in range(40):
         console.clock = (lambda now=console.clock(): now + 1)
         advance(1, "epoch 1/3")
 """
