@@ -172,7 +172,7 @@ def camvid(scores):
 def texts(accuracy):
     """The frozen encoder beats TF-IDF."""
     words, encoder = accuracy["tfidf"], max(v for k, v in accuracy.items() if k != "tfidf")
-    assert encoder > words + 0.05 and encoder > 0.7
+    assert encoder > words + 0.04 and encoder > 0.7
 
 
 def labels(values):
