@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -103,8 +104,7 @@ class Displayed:
 
     def _ipython_display_(self) -> None:
         """Show the result in IPython and notebooks: as HTML, then each plot as an image."""
-        from IPython.display import display
-
+        display: Any = import_module("IPython.display").display
         display({"text/html": self._repr_html_(), "text/plain": repr(self)}, raw=True)
         for description, path in self.display().plots:
             image = {"image/png": png_for_notebook(path), "text/plain": f"{description}: {path}"}
