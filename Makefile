@@ -6,7 +6,7 @@ export MPLBACKEND := Agg
 BENCH := $(BIN)/python benchmarks
 told = --json .bench/$(1).json --plot .bench/$(1).png
 
-.PHONY: help demo test test-slow check bench docs
+.PHONY: help demo test test-slow check bench docs notebooks
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / \t/' | expand -t 12
@@ -49,6 +49,9 @@ docs: .venv/installed ## write docs/SETTINGS.md and the types of `import unfreez
 	$(BIN)/python -m unfreeze.cli.settings_page > docs/SETTINGS.md
 	$(BIN)/python -m unfreeze.cli.stub > .stub.pyi
 	mv .stub.pyi src/unfreeze/__init__.pyi
+
+notebooks: .venv/installed-dev ## execute examples/*.ipynb: make notebooks DATA=FOLDER of data and weights
+	$(BIN)/python examples/run_notebooks.py --data $(or $(DATA),.)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

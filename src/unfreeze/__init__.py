@@ -6,6 +6,7 @@ are in `__init__.pyi`, which is generated from the settings.
 """
 
 import importlib
+import warnings
 from typing import Any
 
 from unfreeze.errors import (
@@ -59,7 +60,10 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'unfreeze' has no attribute {name!r}")
     module = "predict" if name == "load" else name
-    value = getattr(importlib.import_module(f"unfreeze.commands.{module}"), name)
+    with warnings.catch_warnings():
+        # tqdm, which timm imports, advises in notebooks to install widgets; our bars need none
+        warnings.filterwarnings("ignore", "IProgress not found")
+        value = getattr(importlib.import_module(f"unfreeze.commands.{module}"), name)
     globals()[name] = value
     return value
 

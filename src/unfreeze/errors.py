@@ -10,6 +10,7 @@ UnfreezeError            1   internal error (a bug), and the base class
 """
 
 import shlex
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,12 @@ class UnfreezeError(Exception):
         super().__init__(sentence)
         self.sentence = sentence
         self.next_step = next_step
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and notebooks show: the message; a traceback only for internal errors."""
+        if type(self) is UnfreezeError:
+            return [line.rstrip("\n") for line in traceback.format_exception(self)]
+        return [f"{type(self).__name__}: {self}"]
 
     def __str__(self) -> str:
         """The sentence and, if there is one, the next step on a second line."""

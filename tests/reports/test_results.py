@@ -107,6 +107,15 @@ def test_a_transfer_ends_with_its_files_and_the_next_command(run):
     assert "report.html" not in text(finetune_display(tuned(run)))
 
 
+def test_a_notebook_shows_the_curves_that_are_there(tmp_path):
+    for show in (lambda: finetune_display(tuned(tmp_path)), lambda: judged(str(tmp_path))):
+        (tmp_path / "curves.png").unlink(missing_ok=True)
+        assert show().plots == []
+        (tmp_path / "curves.png").write_bytes(b"drawn")
+        assert show().plots == [("curves", str(tmp_path / "curves.png"))]
+    assert judged().plots == []  # model/ alone has no curves
+
+
 def test_numbers_are_words_and_no_dictionaries(run):
     repeated = Fields(folds=5, seeds=[0, 1], n=60, accuracy=0.5667, interval=(0.441, 0.684))
     said = text(finetune_display(tuned(run, repeated=repeated)))

@@ -42,6 +42,7 @@ def evaluate_display(r: Any, run: str | None) -> Display:
         notes=caveats(r),
         files=existing_files(run, *_WRITTEN) if run else [],
         next=[command for command in next_commands(run) if " predict " in command] if run else [],
+        plots=existing_files(run, "curves.png") if run else [],
     )
 
 
@@ -170,6 +171,7 @@ def report_display(r: Any) -> Display:
     return Display(
         files=existing_files(r.run, "report.html", "curves.png", "prototypes.png"),
         next=next_commands(r.run),
+        plots=existing_files(r.run, "curves.png", "prototypes.png"),
     )
 
 

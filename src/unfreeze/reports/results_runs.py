@@ -50,6 +50,7 @@ def finetune_display(r: Any) -> Display:
         facts=[pair for pair in facts if pair[1]],
         files=existing_files(r.run, "report.html", "model", "problems.csv"),
         next=next_commands(r.run),
+        plots=existing_files(r.run, "curves.png"),
     )
 
 
@@ -152,6 +153,7 @@ def pretrain_display(r: Any) -> Display:
         tables=[_figures(metrics, r.figures)] if r.figures else [],
         files=existing_files(r.run, "report.html", "model", "prototypes.png", "problems.csv"),
         next=next_commands(r.run),
+        plots=existing_files(r.run, "curves.png", "prototypes.png"),
     )
 
 
@@ -277,6 +279,7 @@ def demo_display(r: Any) -> Display:
         ],
         files=existing_files(r.run, "report.html", "curves.png", "prototypes.png"),
         next=["unfreeze pretrain YOUR_IMAGES --dry-run"],
+        plots=existing_files(r.run, "curves.png", "prototypes.png"),
     )
 
 

@@ -3,9 +3,13 @@
 A result's `display()` returns a `Display`; `text` and `html` render it.
 """
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar
 
 from unfreeze.runtime.console import WARNING
@@ -15,6 +19,7 @@ ROWS = 16  # table rows in a `repr`, which should fit a screen
 SCROLLED = 200  # table rows in a notebook, which scrolls
 LISTED = 8  # warnings and notes in both
 WIDTH = 98  # cells of a line in a `repr`
+PLOT_SIZE = (1000, 900)  # pixels of a plot in a notebook, at most
 
 Part = tuple[str, str]  # text and style
 _STYLE = "border-collapse:collapse;margin:.4em 0"
@@ -25,7 +30,8 @@ class Display:
     """The parts of a result, in order.
 
     `lead`: the main result, in sentences; `warnings`: messages; `facts`: (name, value); `tables`;
-    `notes`; `files`: (description, path) of written files; `next`: suggested commands.
+    `notes`; `files`: (description, path) of written files; `next`: suggested commands; `plots`:
+    (description, path) of PNG files, which notebooks show.
     """
 
     lead: Sequence[str] = ()
@@ -35,6 +41,7 @@ class Display:
     notes: Sequence[str] = ()
     files: Sequence[tuple[str, str]] = ()
     next: Sequence[str] = ()
+    plots: Sequence[tuple[str, str]] = ()
 
     def short(self, rows: int = ROWS) -> "Display":
         """A copy with the first `rows` of each table and the first warnings and notes."""
@@ -94,6 +101,14 @@ class Displayed:
 
     def _repr_html_(self) -> str:
         return html(self.display().short(SCROLLED))
+
+    def _ipython_display_(self) -> None:
+        """Show the result in IPython and notebooks: as HTML, then each plot as an image."""
+        display: Any = import_module("IPython.display").display
+        display({"text/html": self._repr_html_(), "text/plain": repr(self)}, raw=True)
+        for description, path in self.display().plots:
+            image = {"image/png": png_for_notebook(path), "text/plain": f"{description}: {path}"}
+            display(image, raw=True)
 
 
 def text(display: Display, width: int | None = None, *, colour: bool = False) -> str:
@@ -162,6 +177,20 @@ def html(display: Display) -> str:
         commands = "\n".join(escape(command_line) for command_line in display.next)
         parts.append(f"<p>Next:</p><pre>{commands}</pre>")
     return f'<div class="unfreeze">{"".join(parts)}</div>'
+
+
+def png_for_notebook(path: str | Path) -> str:
+    """A PNG file as base64, at most `PLOT_SIZE` pixels large: notebooks store what they show."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        small = image.convert("RGB")
+    small.thumbnail(PLOT_SIZE, Image.Resampling.LANCZOS)
+    # the octree has thin lines in their own colours, where the median cut mixes them
+    small = small.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    small.save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _columns(table: TextTable) -> range:

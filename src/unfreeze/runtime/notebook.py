@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from html import escape
+from importlib import import_module
 from typing import Any
 
 from unfreeze.runtime.console import WARNING, Console, ProgressCallback, QuietConsole
@@ -82,8 +83,7 @@ def bar(label: str, done: int, total: int, text: str, left: str) -> str:
 
 
 def _display(drawn: str, plain: str, *, updates: bool = False) -> Any:
-    from IPython.display import display
-
+    display: Any = import_module("IPython.display").display
     data = {"text/html": drawn, "text/plain": plain}
     return display(data, raw=True, display_id=updates or None)
 
