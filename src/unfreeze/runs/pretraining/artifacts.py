@@ -1,5 +1,6 @@
 """Files of a pretraining run beside its checkpoints: config.toml, views.npz, model/."""
 
+import time
 from functools import partial
 from typing import Any
 
@@ -94,8 +95,12 @@ def write_model(
     dataset: UnlabelledDataset,
     loaded: LoadedWeights | None,
     console: Console,
+    began: float,
 ) -> None:
-    """Write model/ (last epoch or best checkpoint) and the images nearest to each prototype."""
+    """Write model/ (last epoch or best checkpoint) and the images nearest to each prototype.
+
+    `began`: time.monotonic() of this session's start.
+    """
     run, model, compute = trainer.run, trainer.state.model, trainer.compute
     preprocess = evaluation_preprocess(s)
     evaluator = trainer.callback(FeatureEvaluator)
@@ -110,17 +115,19 @@ def write_model(
         provenance={
             "verb": "pretrain",
             "method": s.method,
-            "epochs": best.epoch if best else s.epochs,
+            "epochs": best.epoch if best else trainer.state.epoch,
             "steps": best.step if best else trainer.step,
             "images": len(dataset.train),
             "fingerprint": dataset.fingerprint,
             "init": loaded.source if loaded else "none",
             **({"licence": loaded.licence} if loaded and loaded.licence else {}),
             "seed": s.seed,
+            "seconds": round(trainer.state.seconds + time.monotonic() - began, 1),
         },
     )
     save_model(run.file("model"), trainer.task.backbone.state_dict(), card)
-    if not trainer.step or not isinstance(model, SwAV):
+    steps = best.step if best else trainer.step
+    if not steps or not isinstance(model, SwAV):
         return
     positions = dataset.train[:GALLERY_IMAGES]
     cut = partial(_views_of, dataset, preprocess, positions)

@@ -17,7 +17,7 @@ from unfreeze.models.segmentation import backbone_arch, is_segmentation_arch
 from unfreeze.models.stem import apply_small_stem, choose_stem
 from unfreeze.runtime.console import Console
 from unfreeze.swav.auto_recipe import choose_arch
-from unfreeze.swav.head_weights import head_weights_of_run
+from unfreeze.swav.head_weights import head_weights_of_run, prototypes_in
 from unfreeze.swav.presets import usual_side
 from unfreeze.tasks.base import PretrainTask
 from unfreeze.transfer.plan import SMALLEST_MAP, last_feature_map_size
@@ -72,6 +72,14 @@ def initial_network(settings: PretrainSettings, side: int, device: torch.device)
         reasons |= {"licence": loaded.licence} if loaded.licence else {}
     width = remove_head(network)
     return PretrainStart(network, width, replace(settings, arch=arch, stem=stem), reasons, loaded)
+
+
+def has_swav_head(start: PretrainStart) -> bool:
+    """Whether `--init` is a SwAV run with its projection head and prototypes."""
+    init = start.settings.init
+    if start.loaded is None or model_folder(init) is None:
+        return False
+    return bool(prototypes_in(head_weights_of_run(init)[0]))
 
 
 def inherit_head(
