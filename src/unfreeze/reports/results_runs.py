@@ -5,6 +5,7 @@ from typing import Any
 
 from unfreeze.config.finetune import CLASSIFICATION, TEXT_CLASSIFICATION
 from unfreeze.reports.comparison import Score, samples_of_arch
+from unfreeze.reports.continued import pretrained_sentences
 from unfreeze.reports.glossary import METRICS, format_metric, metric_name
 from unfreeze.reports.intervals import wilson_interval
 from unfreeze.reports.verdict import (
@@ -14,7 +15,6 @@ from unfreeze.reports.verdict import (
     next_commands,
     on_images,
     percent,
-    pretraining_sentence,
     read_settings,
     samples_of,
     short_number,
@@ -25,6 +25,11 @@ from unfreeze.runtime.run_folder import read_metrics
 from unfreeze.runtime.text_layout import TextTable
 
 SHOWN = ("information", "agreement", "effective_rank", "effective_rank_projected", "code_entropy")
+KEPT = {
+    "last": "",
+    "best": "weights of the best epoch",
+    "start": "the weights of --init, unchanged",
+}
 CLASSES = 8  # names listed in one line
 
 
@@ -134,7 +139,7 @@ def _repeated(r: Any) -> str:
 def pretrain_display(r: Any) -> Display:
     """Display of a `PretrainResult`."""
     metrics, K = read_metrics(r.run), read_settings(r.run).get("nmb_prototypes")
-    lead = pretraining_sentence(metrics, K)
+    lead = pretrained_sentences(metrics, K, r.continued)
     facts = [
         ("network", r.arch),
         ("epochs", f"{r.epochs:,} over {r.images:,} images, {r.steps:,} steps"),
@@ -142,11 +147,11 @@ def pretrain_display(r: Any) -> Display:
         ("loss", "" if r.loss is None else f"{r.loss:.3f}"),
         ("k-NN", _knn(r.knn)),
         ("best", _best(r.best)),
-        ("model", "weights of the best epoch" if r.kept == "best" else ""),
+        ("model", KEPT[r.kept]),
         ("time", _time(r)),
     ]
     return Display(
-        lead=[lead] if lead else ["The untrained weights were saved."],
+        lead=lead or ["The untrained weights were saved."],
         warnings=warning_messages(r),
         facts=[pair for pair in facts if pair[1]],
         tables=[_figures(metrics, r.figures)] if r.figures else [],
@@ -173,7 +178,8 @@ def _best(best: Mapping[str, Any] | None) -> str:
     share = best["figure"] in ("knn", "information")
     by = "k-NN" if best["figure"] == "knn" else best["figure"].replace("_", " ")
     value = percent(best["value"]) if share else f"{best['value']:.2f}"
-    return f"epoch {best['epoch']} by {by} ({value}): {best['checkpoint']}"
+    name = f"epoch {best['epoch']}" if best["epoch"] else "the start"
+    return f"{name} by {by} ({value}): {best['checkpoint']}"
 
 
 def _figures(metrics: list[dict[str, Any]], last: Mapping[str, float]) -> TextTable:

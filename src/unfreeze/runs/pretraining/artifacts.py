@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from unfreeze import __version__
-from unfreeze.checkpoints.model_file import ModelCard, save_model
+from unfreeze.checkpoints.model_file import ModelCard, model_folder, read_card, save_model
 from unfreeze.checkpoints.state import BEST_CHECKPOINT, load_state
 from unfreeze.config.layering import as_dict, to_toml
 from unfreeze.config.pretrain import PretrainSettings
@@ -123,6 +123,7 @@ def write_model(
             **({"licence": loaded.licence} if loaded and loaded.licence else {}),
             "seed": s.seed,
             "seconds": round(trainer.state.seconds + time.monotonic() - began, 1),
+            **_seconds_before(s.init),
         },
     )
     save_model(run.file("model"), trainer.task.backbone.state_dict(), card)
@@ -135,6 +136,15 @@ def write_model(
     with warn_on_failure("The images nearest to each prototype could not be written", run, console):
         gathered = make_gallery(model, cut, len(positions), **how)
         save_gallery(run.file("prototypes.npz"), gathered, cut)
+
+
+def _seconds_before(init: str) -> dict[str, float]:
+    """Seconds of the pretraining that a run of `--init` took, its own start included."""
+    if init == "none" or model_folder(init) is None:
+        return {}
+    earlier = read_card(init).provenance
+    seconds = earlier.get("seconds", 0.0) + earlier.get("seconds_before", 0.0)
+    return {"seconds_before": seconds} if seconds else {}
 
 
 def _views_of(
