@@ -66,6 +66,13 @@ class PretrainSettings(
         low=0,
         group="training",
     )
+    bn_statistics: str | None = setting(
+        None,
+        "what batch norms of the backbone normalise by in training: statistics of the batch, or "
+        "the running ones of --init, which then stay as they are (frozen)",
+        choices=("batch", "frozen"),
+        group="training",
+    )
     layer_decay: float | None = setting(
         None,
         "layer-wise learning rate decay: factor from each stage to the stage before it (1: off)",

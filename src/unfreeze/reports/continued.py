@@ -57,10 +57,11 @@ def continued_sentence(result: Mapping[str, Any] | None) -> str:
 def _did_not_pay(result: Mapping[str, Any], start: str, images: str) -> str:
     last = result["last"]
     ended = " and was stopped early" if result["stopped_below_start"] else ""
+    within = ", which is within the standard error" if last["difference"] > 0 else ""
     return (
         f"Continued pretraining did not pay{ended}: the start's weights are kept. Their k-NN "
         f"accuracy is {start} of {images}; after the last epoch it was {percent(last['value'])} "
-        f"({_points(last['difference'])} points)."
+        f"({_points(last['difference'])} points{within})."
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unfreeze.config.finetune import CLASSIFICATION, TEXT_CLASSIFICATION
-from unfreeze.reports.comparison import Score, samples_of_arch
+from unfreeze.reports.comparison import LabelTable, Score, pretraining_time, samples_of_arch
 from unfreeze.reports.continued import pretrained_sentences
 from unfreeze.reports.glossary import METRICS, format_metric, metric_name
 from unfreeze.reports.intervals import wilson_interval
@@ -30,6 +30,7 @@ KEPT = {
     "best": "weights of the best epoch",
     "start": "the weights of --init, unchanged",
 }
+MINUTES = ("pretraining, min", "a run, min")
 CLASSES = 8  # names listed in one line
 
 
@@ -213,6 +214,8 @@ def compare_display(r: Any) -> Display:
             score.value(mean),
             "{} to {}".format(*(score.value(bound) for bound in start.interval)),
             " ".join(score.value(value).removesuffix(" %") for value in _of_seeds(start)),
+            pretraining_time(start.pretraining_seconds),
+            f"{start.seconds / 60:.1f}",
         )
         for start, mean in zip(r.starts, means, strict=True)
     ]
@@ -224,11 +227,14 @@ def compare_display(r: Any) -> Display:
         where += f", on which the best epoch was selected: expect less on new {samples}"
     best = r.starts[means.index((min if score.lower_is_better else max)(means))]
     run = next((trial.run for trial in r.runs if trial.weights == best.weights), r.out)
+    by_labels = LabelTable.of(r.by_labels)
     each = "each seed, %" if score.percent else "each seed"
     return Display(
         lead=[r.verdict],
         warnings=warning_messages(r),
-        tables=[TextTable(("weights", name, "95 % interval", each), rows)],
+        tables=[TextTable(tuple(by_labels.header), [tuple(row) for row in by_labels.rows])]
+        if by_labels
+        else [TextTable(("weights", name, "95 % interval", each, *MINUTES), rows)],
         notes=[f"{where}."],
         files=existing_files(r.out, "report.html", "compare.csv"),
         next=[command for command in next_commands(run) if " predict " in command],

@@ -21,6 +21,7 @@ CONTINUED_OFF: Mapping[str, Any] = {
     "patience": 0,
     "layer_decay": 1.0,
     "freeze_backbone_epochs": 0,
+    "bn_statistics": "batch",
 }
 
 
@@ -40,7 +41,9 @@ def continued_values(
         yield "patience", 0, "without labels it is not known what is below the start"
     yield "layer_decay", LAYER_DECAY, "early layers of pretrained weights change least"
     if facts.own_head:
+        yield "bn_statistics", "batch", "those of the weights are of such crops"
         yield "freeze_backbone_epochs", 0, "the projection head comes with the weights"
         return
+    yield "bn_statistics", "frozen", "those of small batches of crops cost accuracy (docs/LOG.md)"
     frozen = max(1, round(FROZEN_SHARE * epochs)) if epochs > 1 else 0
     yield "freeze_backbone_epochs", frozen, "a random head would damage the pretrained weights"

@@ -58,6 +58,7 @@ class TrainingPlan:
     learning_rate: Callable[[int], float]
     accumulate: int = 1  # micro-batches per step
     freeze_backbone_steps: int = 0  # a pretraining method trains its head alone for so long
+    freeze_bn_statistics: bool = False  # of the backbone, in pretraining
     clip_grad: float = 0.0  # largest norm of the gradient; 0: no clipping
     ema: float = 0.0  # decay of the EMA of the weights; 0: none
     skip_bad_steps: bool = True  # with NaN or inf gradients; False: only the loss is checked
@@ -378,8 +379,12 @@ class PretrainTrainer(Trainer):
 
     def __init__(self, task: PretrainTask, plan: TrainingPlan, *where: Any, **options: Any) -> None:
         super().__init__(task, plan, *where, **options)
-        alone = self.processes.world == 1
-        self.freezing = FrozenBackbone(task.backbone, plan.freeze_backbone_steps, alone=alone)
+        self.freezing = FrozenBackbone(
+            task.backbone,
+            plan.freeze_backbone_steps,
+            frozen_statistics=plan.freeze_bn_statistics,
+            alone=self.processes.world == 1,
+        )
 
     def begin_step(self, epoch: int) -> None:
         """Freeze or unfreeze the backbone before the task's own work."""

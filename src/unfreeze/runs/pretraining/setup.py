@@ -226,7 +226,9 @@ def build_trainer(
         ),
         learning_rate=rate,
         accumulate=s.accumulate,
-        freeze_backbone_steps=steps * (s.freeze_backbone_epochs or 0),
+        freeze_bn_statistics=s.bn_statistics == "frozen",
+        # trainers that measure steps measure those of all layers
+        freeze_backbone_steps=steps * (s.freeze_backbone_epochs or 0) if options else 0,
         describe=lambda step: describe_run(s, fingerprint, images, step),
         resume_command=resume_command("pretrain", s.data, run.path),
     )
