@@ -170,7 +170,9 @@ def _names_and_facts(results: Mapping[str, Any]) -> tuple[dict[str, str], dict[s
     about |= {"frozen": results.get("frozen"), "failed": results.get("failed")}
     about["samples"] = samples_of_arch(results.get("arch"))
     about["score"] = Score.of(results)
-    about["arches"] = list(dict.fromkeys(start["arch"] for start in results["starts"]))
+    about["arches"] = list(
+        dict.fromkeys(start["arch"] for start in results["starts"] if start.get("arch"))
+    )
     about["chose"] = selected_on_validation(results["runs"], results["rates"])
     return names, about
 

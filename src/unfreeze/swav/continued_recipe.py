@@ -13,7 +13,7 @@ from unfreeze.swav.dataset_stats import DatasetStats
 
 CONTINUED_LR = 4  # the learning rate is divided by this
 LAYER_DECAY = 0.7
-PATIENCE = 3  # feature evaluations
+PATIENCE = 5  # feature evaluations
 FROZEN_SHARE = 0.1  # of the epochs: head and prototypes alone
 # as published, and from random weights
 CONTINUED_OFF: Mapping[str, Any] = {

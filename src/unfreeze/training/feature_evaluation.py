@@ -96,11 +96,15 @@ class FeatureEvaluation:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `difference`, paired by image (McNemar's); 0 without labels."""
+        """Standard error of `difference`, paired by image; 0 without labels.
+
+        With one pseudo-observation on each side (Bonett and Price 2012), so that a single image
+        is never more than noise.
+        """
         if not self.total:
             return 0.0
-        changed = self.gained + self.lost - (self.gained - self.lost) ** 2 / self.total
-        return math.sqrt(max(0.0, changed)) / self.total
+        n = self.total + 2
+        return math.sqrt(self.gained + self.lost + 2 - (self.gained - self.lost) ** 2 / n) / n
 
 
 class FeatureEvaluator(Callback):
