@@ -7,16 +7,20 @@ from pathlib import Path
 import pytest
 
 import unfreeze
-from unfreeze.checkpoints.model_file import load_model, read_card, save_model
+from unfreeze.checkpoints.model_file import ModelCard, load_model, save_model
 from unfreeze.cli.main import main
 from unfreeze.commands import compare as command
 from unfreeze.commands.report import report
 from unfreeze.config.commands import CompareSettings
+from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.index.splits import read_split_csv
 from unfreeze.errors import UsageError
 from unfreeze.experiments.compare import pretraining_seconds
 from unfreeze.experiments.compare_starts import label_counts
+from unfreeze.models.build import build
+from unfreeze.models.head import remove_head
 
+PREPROCESS = Preprocess(16, 16).as_dict()
 HOW = {"freeze": "all", "augment": "none", "precision": "fp32", "val": 0.25, "device": "cpu"}
 
 
@@ -27,8 +31,7 @@ def _no_pages_of_runs(monkeypatch):
             report(folder)
 
     monkeypatch.setattr(command, "report", of_comparison)
-    for name in ("pretrain", "finetune"):
-        monkeypatch.setattr(f"unfreeze.commands.{name}.write_report_or_warn", lambda run, told: 0)
+    monkeypatch.setattr("unfreeze.commands.finetune.write_report_or_warn", lambda run, told: 0)
 
 
 @pytest.fixture
@@ -38,31 +41,34 @@ def data(coloured):
 
 
 @pytest.fixture
-def starts(data, tmp_path):
-    """A run, a run that continued it, and one of another network."""
-    how = {"device": "cpu", "tune": "off", "batch_size": 12, "nmb_prototypes": 4, "progress": False}
-    tiny, small = "unfreeze/tiny", "unfreeze/small"
-    unfreeze.pretrain(data, out=str(tmp_path / "swav"), arch=tiny, epochs=1, **how)
-    init = str(tmp_path / "swav")
-    unfreeze.pretrain(data, out=str(tmp_path / "continued"), init=init, epochs=1, **how)
-    unfreeze.pretrain(data, out=str(tmp_path / "other"), arch=small, epochs=0, **how)
-    return [str(tmp_path / name) for name in ("swav", "continued", "other")]
+def starts(tmp_path):
+    """Weights of a run that continued another one, and of one with another network."""
+    for name, arch, seconds in (
+        ("swav", "unfreeze/tiny", {"seconds": 60.0, "seconds_before": 30.0}),
+        ("other", "unfreeze/small", {"seconds": 90.0}),
+    ):
+        network = build(arch)
+        remove_head(network)
+        provenance = {"verb": "pretrain", **seconds}
+        card = ModelCard("backbone", arch, preprocess=PREPROCESS, provenance=provenance)
+        save_model(tmp_path / name, network.state_dict(), card)
+    return [str(tmp_path / name) for name in ("swav", "other")]
 
 
+@pytest.mark.slow
 def test_one_table_by_number_of_labels(data, starts, tmp_path, capsys):
-    words = ["compare", data, "--weights", "none", *starts, "--labels-per-class", "8", "2"]
+    words = ["compare", data, "--weights", *starts, "--labels-per-class", "8", "2"]
     words += ["--seeds", "1", "--out", str(tmp_path / "cmp"), "--device", "cpu", "--val", "0.25"]
     words += ["--freeze", "all", "--augment", "none", "--precision", "fp32"]
     assert main([*words, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     table = result["by_labels"]
-    assert table["labels_per_class"] == [2, 8] and len(result["runs"]) == 8
-    names = ["none", "swav", "continued", "other"]
-    assert [start["name"] for start in table["starts"]] == names
-    assert [s["arch"] for s in table["starts"]] == ["unfreeze/tiny"] * 3 + ["unfreeze/small"]
+    assert table["labels_per_class"] == [2, 8] and len(result["runs"]) == 4
+    assert [start["name"] for start in table["starts"]] == ["swav", "other"]
+    assert [start["arch"] for start in table["starts"]] == ["unfreeze/tiny", "unfreeze/small"]
     for number, count in enumerate((2, 8)):
         runs = [run for run in result["runs"] if run["labels_per_class"] == count]
-        assert len(runs) == 4
+        assert len(runs) == 2
         for start, run in zip(table["starts"], runs, strict=True):
             assert run["weights"] == start["weights"]
             assert start["accuracies"][number] == run["accuracy"]
@@ -78,27 +84,30 @@ def test_one_table_by_number_of_labels(data, starts, tmp_path, capsys):
     assert result["verdict"].startswith("2 labels per class: ")
     assert "8 labels per class: " in result["verdict"]
     assert "The networks differ, not only their weights" in result["verdict"]
-    spent = [start["pretraining_seconds"] for start in table["starts"]]
-    swav, continued = (read_card(weights).provenance for weights in starts[:2])
-    assert spent[:2] == [0, swav["seconds"]]
-    assert spent[2] == continued["seconds"] + swav["seconds"]
+    assert [start["pretraining_seconds"] for start in table["starts"]] == [90.0, 90.0]
     html = (tmp_path / "cmp/report.html").read_text()
     assert "Accuracy by number of labels" in html and "<th>2 per class</th>" not in html
     assert "2 per class" in html and "labels per class: " in html
     assert main([*words, "--resume"]) == 0  # nothing is trained again
     shown = capsys.readouterr()
     assert "2 per class" in shown.out and "pretraining, min" in shown.out
-    assert shown.err.count("already finished") == 8
+    assert shown.err.count("already finished") == 4
 
 
+@pytest.mark.slow
 def test_one_number_of_labels_is_the_comparison_it_was(data, starts, tmp_path):
-    given = {"weights": ["none", starts[0]], "out": str(tmp_path / "cmp"), "seeds": 1, **HOW}
+    given = {"weights": starts, "out": str(tmp_path / "cmp"), "seeds": 1, **HOW}
     found = unfreeze.compare(data, labels_per_class=4, **given)
     assert found.by_labels is None and {run.labels_per_class for run in found.runs} == {4}
-    assert {Path(run.run).name for run in found.runs} == {"01-none-seed-0", "02-swav-seed-0"}
+    assert {Path(run.run).name for run in found.runs} == {"01-swav-seed-0", "02-other-seed-0"}
     assert "pretraining, min" in str(found)
     with pytest.raises(UsageError, match="began with labels_per_class"):
         unfreeze.compare(data, labels_per_class=(2, 4), resume=True, **given)
+
+
+def test_label_counts_are_ascending_and_distinct():
+    assert label_counts(CompareSettings(labels_per_class=(8, 2))) == (2, 8)
+    assert label_counts(CompareSettings()) == (None,)
     with pytest.raises(UsageError, match="repeats a number"):
         label_counts(CompareSettings(labels_per_class=(3, 3)))
 
