@@ -36,14 +36,14 @@ class ComparisonRow:
 
 
 @dataclass(frozen=True)
-class LabelTable:
+class LabelCountTable:
     """Accuracy by number of labels: a row of texts for each of the weights."""
 
     header: list[str]
     rows: list[list[str]]
 
     @classmethod
-    def of(cls, by_labels: Mapping[str, Any] | None) -> "LabelTable | None":
+    def of(cls, by_labels: Mapping[str, Any] | None) -> "LabelCountTable | None":
         """From the field `by_labels` of a comparison; None without it."""
         if not by_labels:
             return None
@@ -84,7 +84,7 @@ class ComparisonView:
     difference_ends: tuple[str, str]
     notes: list[str]
     runs: list[Mapping[str, Any]]
-    by_labels: "LabelTable | None"
+    by_labels: "LabelCountTable | None"
 
 
 @dataclass(frozen=True)
@@ -309,7 +309,7 @@ def comparison_view(results: Mapping[str, Any] | None) -> ComparisonView | None:
         difference_ends=_ends(difference_limits, "{:+.0f}" if score.percent else "{:+.3g}", score),
         notes=caveats(about),
         runs=results["runs"],
-        by_labels=LabelTable.of(by_labels),
+        by_labels=LabelCountTable.of(by_labels),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unfreeze.config.finetune import CLASSIFICATION, TEXT_CLASSIFICATION
-from unfreeze.reports.comparison import LabelTable, Score, pretraining_time, samples_of_arch
+from unfreeze.reports.comparison import LabelCountTable, Score, pretraining_time, samples_of_arch
 from unfreeze.reports.continued import pretrained_sentences
 from unfreeze.reports.glossary import METRICS, format_metric, metric_name
 from unfreeze.reports.intervals import wilson_interval
@@ -227,7 +227,7 @@ def compare_display(r: Any) -> Display:
         where += f", on which the best epoch was selected: expect less on new {samples}"
     best = r.starts[means.index((min if score.lower_is_better else max)(means))]
     run = next((trial.run for trial in r.runs if trial.weights == best.weights), r.out)
-    by_labels = LabelTable.of(r.by_labels)
+    by_labels = LabelCountTable.of(r.by_labels)
     each = "each seed, %" if score.percent else "each seed"
     return Display(
         lead=[r.verdict],
