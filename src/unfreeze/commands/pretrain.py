@@ -230,10 +230,8 @@ def _trained(
             lambda: write_start(trainer, chosen, dataset, reasons, tuning.tables())
         )
         trainer.fit(console)
-    loaded = prepared.start.loaded
-    processes.on_rank_zero(
-        lambda: write_model(trainer, chosen.settings, dataset, loaded, console, started)
-    )
+    write = partial(write_model, trainer, chosen.settings, dataset, prepared.start.loaded)
+    processes.on_rank_zero(lambda: write(console, started))
     return _finish(trainer, chosen, dataset, started, console)
 
 
