@@ -202,7 +202,7 @@ def compare(
     text_pair_column: str | None = None,
     fit: Literal["crop", "squash", "pad", "tile"] | None = None,
     max_length: int | None = None,
-    labels_per_class: int | None = None,
+    labels_per_class: int | Sequence[int] | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
     task: str = "auto",
@@ -290,7 +290,7 @@ def compare(
         text_pair_column: column of the second text, if the samples are pairs of texts.
         fit: how an image comes to the network's shape: its centre (crop), resized whole (squash), whole with bars (pad); segmentation: squash, or tiles at its own size (tile). One of: 'crop', 'squash', 'pad', 'tile'.
         max_length: largest number of tokens of a text; the rest is cut.
-        labels_per_class: use at most N training images of each class.
+        labels_per_class: use at most N training images of each class; several N: one table by number of labels.
         label_fraction: use this fraction of the training images.
         group_by: keep images of one group in the same split: a CSV column, or a regular expression whose first group names the group (default: the CSV's column `group`, if any).
         task: what is learned: classification, multilabel (several labels for an image), segmentation, text-classification, or a task that another package registers; auto is segmentation if masks lie beside the images, text-classification for a table with a column of texts, and multilabel for a table with several labels for an image. One of: 'auto', 'classification', 'multilabel', 'segmentation', 'text-classification'.
@@ -374,7 +374,7 @@ def compare(
     text_pair_column: str | None = None,
     fit: Literal["crop", "squash", "pad", "tile"] | None = None,
     max_length: int | None = None,
-    labels_per_class: int | None = None,
+    labels_per_class: int | Sequence[int] | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
     task: str = "auto",
@@ -458,7 +458,7 @@ def compare(
     text_pair_column: str | None = None,
     fit: Literal["crop", "squash", "pad", "tile"] | None = None,
     max_length: int | None = None,
-    labels_per_class: int | None = None,
+    labels_per_class: int | Sequence[int] | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
     task: str = "auto",
@@ -1107,6 +1107,11 @@ def pretrain(
     config: str | PathLike[str] | None = None,
     arch: str | None = None,
     init: str | PathLike[str] = "none",
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    freeze_backbone_epochs: int | None = None,
+    bn_statistics: Literal["batch", "frozen"] | None = None,
+    layer_decay: float | None = None,
     allow_partial: bool = False,
     method: str = "swav",
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
@@ -1116,7 +1121,8 @@ def pretrain(
     augment: Literal["photo", "small", "mono", "digits"] | None = None,
     epochs: int | None = None,
     watch_every: int | None = None,
-    keep: Literal["last", "best"] = "last",
+    keep: Literal["last", "best"] | None = None,
+    patience: int | None = None,
     on_collapse: Literal["stop", "ignore"] = "stop",
     batch_size: int | None = None,
     accumulate: int = 1,
@@ -1180,6 +1186,11 @@ def pretrain(
         config: read settings from a TOML file.
         arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: by image size and device).
         init: initial weights: none, imagenet, swav, NAME, URL, FILE or RUN (and its SwAV head).
+        mean: normalisation: mean of each channel (None: from the weights).
+        std: normalisation: standard deviation of each channel (None: from the weights).
+        freeze_backbone_epochs: epochs at the start in which only the projection head and prototypes are trained.
+        bn_statistics: what batch norms of the backbone normalise by in training: statistics of the batch, or the running ones of init, which then stay as they are (frozen). One of: 'batch', 'frozen'.
+        layer_decay: layer-wise learning rate decay: factor from each stage to the stage before it (1: off).
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
         method: method; auto: simclr for images of up to 64 pixels, else swav; packages can add more. One of: 'swav', 'deepcluster-v2', 'simclr', 'auto'.
         recipe: defaults of settings that are not given: derived from the images (auto), or a published ImageNet recipe. One of: 'auto', 'swav-100ep', 'swav-200ep', 'swav-400ep', 'swav-800ep', 'swav-200ep-bs256', 'swav-400ep-bs256', 'swav-400ep-2x224', 'swav-w2-400ep', 'swav-w4-400ep'.
@@ -1189,7 +1200,8 @@ def pretrain(
         augment: data augmentation by type of image. One of: 'photo', 'small', 'mono', 'digits'.
         epochs: epochs (0: write the untrained model).
         watch_every: epochs between feature evaluations, with k-NN accuracy if labels exist (0: never).
-        keep: weights to write to model/: of the last epoch, or the best checkpoint (checkpoints/best.ckpt). One of: 'last', 'best'.
+        keep: weights to write to model/: of the last epoch, or the best checkpoint (checkpoints/best.ckpt); with init and labels the start is one of the candidates (None: last; best with init and labels). One of: 'last', 'best'.
+        patience: early stopping with init: feature evaluations in a row below the start (0: off).
         on_collapse: on representation collapse: save a checkpoint and stop, or ignore it. One of: 'stop', 'ignore'.
         batch_size: images per step, over all processes.
         accumulate: gradient accumulation steps per batch, to save memory; assignments use the full batch.
@@ -1251,6 +1263,11 @@ def pretrain(
     config: str | PathLike[str] | None = None,
     arch: str | None = None,
     init: str | PathLike[str] = "none",
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    freeze_backbone_epochs: int | None = None,
+    bn_statistics: Literal["batch", "frozen"] | None = None,
+    layer_decay: float | None = None,
     allow_partial: bool = False,
     method: str = "swav",
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
@@ -1260,7 +1277,8 @@ def pretrain(
     augment: Literal["photo", "small", "mono", "digits"] | None = None,
     epochs: int | None = None,
     watch_every: int | None = None,
-    keep: Literal["last", "best"] = "last",
+    keep: Literal["last", "best"] | None = None,
+    patience: int | None = None,
     on_collapse: Literal["stop", "ignore"] = "stop",
     batch_size: int | None = None,
     accumulate: int = 1,
@@ -1322,6 +1340,11 @@ def pretrain(
     config: str | PathLike[str] | None = None,
     arch: str | None = None,
     init: str | PathLike[str] = "none",
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    freeze_backbone_epochs: int | None = None,
+    bn_statistics: Literal["batch", "frozen"] | None = None,
+    layer_decay: float | None = None,
     allow_partial: bool = False,
     method: str = "swav",
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
@@ -1331,7 +1354,8 @@ def pretrain(
     augment: Literal["photo", "small", "mono", "digits"] | None = None,
     epochs: int | None = None,
     watch_every: int | None = None,
-    keep: Literal["last", "best"] = "last",
+    keep: Literal["last", "best"] | None = None,
+    patience: int | None = None,
     on_collapse: Literal["stop", "ignore"] = "stop",
     batch_size: int | None = None,
     accumulate: int = 1,

@@ -295,15 +295,17 @@ def test_wrong_use_is_told(data, good, tmp_path):
         compare(data, ["none", good])
 
 
-def test_runs_of_different_networks_are_no_comparison(data, good, tmp_path):
+def test_weights_of_other_networks_keep_their_own(data, good, tmp_path):
     from dataclasses import replace
 
     from unfreeze.checkpoints.model_file import load_model, save_model
 
     tensors, card = load_model(good)
     save_model(tmp_path / "other", tensors, replace(card, arch="unfreeze/small"))
-    with pytest.raises(UsageError, match="different architectures"):
-        compare(data, [good, str(tmp_path / "other")], out=str(tmp_path / "x"))
+    settings = CompareSettings(data=(data,), weights=("none", good, str(tmp_path / "other")))
+    starts = all_starts(settings, plan_run)
+    arches = [start.plan.settings["arch"] for start in starts]
+    assert arches == ["unfreeze/tiny", "unfreeze/tiny", "unfreeze/small"]
 
 
 def test_a_dry_run_names_every_run_and_touches_nothing(data, good, tmp_path):

@@ -153,6 +153,15 @@ def test_simclr_compares_the_images_of_all_processes(processes, tmp_path, optimi
     assert np.allclose(*losses, rtol=1e-5)
 
 
+def test_they_are_equal_while_the_backbone_is_frozen_and_after(processes, tmp_path):
+    changed = {"optimizer": "sgd", "base_lr": 0.01, "layer_decay": 0.5}
+    changed |= {"freeze_backbone_epochs": 1, "bn_statistics": "frozen"}
+    one = alone(tmp_path / "one", **changed).state.model.state_dict()
+    joined = {name: tensor.numpy() for name, tensor in one.items()}
+    two, other = processes(2, trained, tmp_path / "two", changed)
+    assert difference(two, other) == 0 and difference(joined, two) < 1e-9
+
+
 def test_without_synchronised_batch_norm_they_differ(processes, tmp_path):
     # that the law above can fail
     changed = {"optimizer": "sgd", "base_lr": 0.01}

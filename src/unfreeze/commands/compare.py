@@ -24,6 +24,7 @@ from unfreeze.experiments.compare import (
     EvaluatedRun,
     compare_results,
 )
+from unfreeze.experiments.compare_labels import compare_by_labels
 from unfreeze.experiments.compare_starts import (
     CompareRun,
     CompareStart,
@@ -31,6 +32,7 @@ from unfreeze.experiments.compare_starts import (
     check_weights,
     compare_runs,
     evaluation_data,
+    label_counts,
 )
 from unfreeze.experiments.compare_task import (
     EvaluatedTaskRun,
@@ -144,7 +146,7 @@ def run_compare(
             finished=" (already finished)",
         )
         summarize: Any = compare_task_results if of_task else compare_results
-        result: Comparison = summarize(s, starts, results, time.monotonic() - began)
+        result = compare_by_labels(summarize, s, starts, specs, results, time.monotonic() - began)
         write_json(run.file("compare.json"), asdict(result))
         write_table(run.file("compare.csv"), [asdict(outcome) for outcome in result.runs])
         report(str(run.path))
@@ -164,6 +166,9 @@ def _check_folder(s: CompareSettings) -> None:
         extended = (name == "seeds" and new > old) or (
             name == "weights" and list(new)[: len(old)] == list(old)
         )
+        # the folders of a single number of labels do not name it
+        if name == "labels_per_class" and min(len(old or ()), len(new or ())) > 1:
+            extended = set(old) <= set(new)
         if not extended:
             raise UsageError(
                 f"The comparison began with {flag(name)} {old}; it cannot resume with {new}.",
@@ -248,6 +253,7 @@ def _values(
         "lr": resolved.get("lr"),
         "image_size": resolved.get("image_size"),
         "tried": tried,
+        "labels_per_class": spec.labels,
         "warnings": merge_latest(finetuned.warnings, evaluation.warnings),
     }
 
@@ -287,9 +293,12 @@ def _show_plan(
     first = candidates[0].plan
     samples = "texts" if is_text_arch(str(first.settings["arch"])) else "images"
     of_classes = f" of {len(first.classes)} classes" if first.classes else ""
+    counts = label_counts(s)
+    counted = f"{' '.join(map(str, counts))} labels per class, " if s.labels_per_class else ""
     console.say(
         f"{first.images:,} training {samples}{of_classes}, "
-        f"{pluralised(s.seeds, 'seed', 'seeds')}, {len(candidates) * s.seeds} runs; "
+        f"{counted}{pluralised(s.seeds, 'seed', 'seeds')}, "
+        f"{len(candidates) * s.seeds * len(counts)} runs; "
         f"evaluated on {_describe(eval_data)}."
     )
     rates = f"best on val of {' '.join(f'{r:g}' for r in s.rates)}" if s.rates else ""

@@ -34,7 +34,11 @@ from unfreeze.runs.pretraining.dry_run import (
     show_forecast,
     show_pretrain_cost,
 )
-from unfreeze.runs.pretraining.evaluation_data import evaluation_sample, evaluation_summary
+from unfreeze.runs.pretraining.evaluation_data import (
+    evaluation_sample,
+    evaluation_summary,
+    kept_weights,
+)
 from unfreeze.runs.pretraining.initialize import inherit_head
 from unfreeze.runs.pretraining.resume import checkpoint_threads, resume_trainer
 from unfreeze.runs.pretraining.setup import (
@@ -71,7 +75,8 @@ class PretrainResult(Displayed):
     `figures`: metrics of the last feature evaluation that need no labels. `knn`: k-NN accuracy,
     correct, total and split of the last evaluation, and accuracy of the untrained network; None
     without labels. `best`: epoch (counted from 1), metric, value and checkpoint of the best
-    evaluation. `kept`: "last" or "best", the weights in `model`. `warnings`: see `RunWarning`.
+    evaluation. `kept`: "last", "best" or "start", the weights in `model`. `continued`: those
+    compared with the weights of `--init`; None without `--init`. `warnings`: see `RunWarning`.
     """
 
     run: str
@@ -88,6 +93,7 @@ class PretrainResult(Displayed):
     figures: dict[str, float]
     knn: dict[str, Any] | None
     best: dict[str, Any] | None
+    continued: dict[str, Any] | None
     warnings: list[RunWarning]
 
     def display(self) -> Display:
@@ -224,8 +230,8 @@ def _trained(
             lambda: write_start(trainer, chosen, dataset, reasons, tuning.tables())
         )
         trainer.fit(console)
-    loaded = prepared.start.loaded
-    processes.on_rank_zero(lambda: write_model(trainer, chosen.settings, dataset, loaded, console))
+    write = partial(write_model, trainer, chosen.settings, dataset, prepared.start.loaded)
+    processes.on_rank_zero(lambda: write(console, started))
     return _finish(trainer, chosen, dataset, started, console)
 
 
@@ -350,7 +356,7 @@ def _result(
     return PretrainResult(
         run=str(run.path),
         arch=s.arch or "",
-        epochs=s.epochs or 0,
+        epochs=trainer.state.epoch if trainer.ended else s.epochs or 0,
         steps=trainer.step,
         images=images,
         processes=trainer.processes.world,
@@ -358,7 +364,7 @@ def _result(
         images_per_second=float(np.median(rates)) if rates else None,
         seconds=round(seconds, 3),
         model=str(run.file("model")),
-        kept=s.keep,
+        kept=kept_weights(s, trainer.callback(FeatureEvaluator)),
         warnings=warnings,
-        **evaluation_summary(trainer.callback(FeatureEvaluator), run),
+        **evaluation_summary(trainer.callback(FeatureEvaluator), s, run),
     )

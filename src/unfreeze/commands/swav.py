@@ -11,12 +11,14 @@ from unfreeze.config.field import flag
 from unfreeze.config.layering import build
 from unfreeze.config.main_swav import ReferenceSettings
 from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.data.augment.multicrop import MEAN, STD
 from unfreeze.errors import Interrupted, UnfreezeError, UsageError
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import pick_device, pick_precision
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.launcher import detect_launcher
 from unfreeze.runtime.output_files import check_writable
+from unfreeze.swav.continued_recipe import CONTINUED_OFF
 from unfreeze.swav.reference_checkpoint import ReferenceCheckpoints, refuse_foreign
 
 SYNC = {"pytorch": "all", "apex": "groups"}  # else none, as in the reference
@@ -88,6 +90,9 @@ def translate(
         "out": given.dump_path,
         "resume": "auto",
         "recipe": "auto",
+        **CONTINUED_OFF,
+        "mean": MEAN,
+        "std": STD,
         "stem": "imagenet",
         "augment": "photo",
         "optimizer": "larc",

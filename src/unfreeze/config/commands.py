@@ -39,6 +39,13 @@ class CompareSettings(FinetuneOptions):
         "evaluated (auto: --lr, else the usual one of the weights)",
         low=0,
     )
+    labels_per_class: tuple[int, ...] | None = setting(  # type: ignore[assignment]  # several
+        None,
+        "use at most N training images of each class; several N: one table by number of labels",
+        low=1,
+        group="data",
+        unset="all",
+    )
     test: str | None = setting(
         None,
         "test set, evaluated once at the end of each run (auto: test of DATA, else val)",

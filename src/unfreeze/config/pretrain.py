@@ -52,6 +52,34 @@ class PretrainSettings(
         path="input",
         basic=3,
     )
+    mean: tuple[float, ...] | None = setting(
+        None, "normalisation: mean of each channel (auto: from the weights)", group="model"
+    )
+    std: tuple[float, ...] | None = setting(
+        None,
+        "normalisation: standard deviation of each channel (auto: from the weights)",
+        group="model",
+    )
+    freeze_backbone_epochs: int | None = setting(
+        None,
+        "epochs at the start in which only the projection head and prototypes are trained",
+        low=0,
+        group="training",
+    )
+    bn_statistics: str | None = setting(
+        None,
+        "what batch norms of the backbone normalise by in training: statistics of the batch, or "
+        "the running ones of --init, which then stay as they are (frozen)",
+        choices=("batch", "frozen"),
+        group="training",
+    )
+    layer_decay: float | None = setting(
+        None,
+        "layer-wise learning rate decay: factor from each stage to the stage before it (1: off)",
+        low=0.01,
+        high=1,
+        group="training",
+    )
     allow_partial: bool = setting(
         False,
         "accept weights that match less than 90 % of the backbone; the rest starts at random",
@@ -97,12 +125,19 @@ class PretrainSettings(
         low=0,
         group="run",
     )
-    keep: str = setting(
-        "last",
+    keep: str | None = setting(
+        None,
         "weights to write to model/: of the last epoch, or the best checkpoint "
-        "(checkpoints/best.ckpt)",
+        "(checkpoints/best.ckpt); with --init and labels the start is one of the candidates (auto: "
+        "last; best with --init and labels)",
         choices=("last", "best"),
         group="run",
+    )
+    patience: int | None = setting(
+        None,
+        "early stopping with --init: feature evaluations in a row below the start (0: off)",
+        low=0,
+        group="training",
     )
     on_collapse: str = setting(
         "stop",

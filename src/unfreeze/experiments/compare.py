@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from unfreeze.checkpoints.model_file import model_folder, read_card
 from unfreeze.config.commands import TFIDF, CompareSettings
 from unfreeze.config.shared import data_name
 from unfreeze.data.index.splits import read_split_csv
@@ -50,6 +51,7 @@ class CompareRunResult:
     test_uses: int | None
     seconds: float
     warnings: list[RunWarning]
+    labels_per_class: int | None = None  # None: all
 
     @property
     def learned(self) -> bool:
@@ -76,7 +78,11 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class WeightsResult:
-    """One start over its seeds; `interval`: 95 %, over seeds and images."""
+    """One start over its seeds; `interval`: 95 %, over seeds and images.
+
+    `pretraining_seconds`: what its pretraining took, those of runs it continued included; 0 without
+    pretraining, None if not known (weights of others). `seconds`: mean of a fine-tuning run.
+    """
 
     weights: str
     name: str
@@ -87,6 +93,9 @@ class WeightsResult:
     balanced_accuracy: float
     image_size: int | None  # None: of texts
     rates: list[float | None]
+    arch: str
+    pretraining_seconds: float | None
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,8 @@ class Comparison(Displayed):
     start and seed, each start's "own" default, or "none" (heads were solved). `frozen`: only heads
     were trained, so `none` is a frozen random network. `failed`: number of runs that learned
     nothing, of starts where that is half of the runs or more. `warnings`: see `RunWarning`.
+    `by_labels`: with several `--labels-per-class` the table by number of labels; the other fields
+    are then those of the most labels, but `runs`, `warnings` and `verdict`, which are of all.
     """
 
     out: str
@@ -132,6 +143,7 @@ class Comparison(Displayed):
     table: str
     report: str
     warnings: list[RunWarning]
+    by_labels: dict[str, Any] | None
 
     def display(self) -> Display:
         """The content to display on a console or in a notebook."""
@@ -177,7 +189,7 @@ def common_fields(
     return {
         "out": str(out),
         "data": data_name(s.data),
-        "arch": next((run.arch for run in runs if run.arch != TFIDF), TFIDF),
+        "arch": ", ".join(dict.fromkeys(r.arch for r in runs if r.arch != TFIDF)) or TFIDF,
         "split": runs[0].split,
         "n": runs[0].n,
         "seeds": list(range(s.seed, s.seed + s.seeds)),
@@ -196,6 +208,7 @@ def common_fields(
                 for start in starts
             }
         ),
+        "by_labels": None,
     }
 
 
@@ -250,7 +263,32 @@ def _start_result(start: CompareStart, runs: list[EvaluatedRun]) -> WeightsResul
         balanced_accuracy=sum(outcome.balanced_accuracy for outcome in outcomes) / len(outcomes),
         image_size=outcomes[0].image_size,
         rates=[outcome.lr for outcome in outcomes],
+        **cost_of_start(start, outcomes),
     )
+
+
+def cost_of_start(start: CompareStart, outcomes: Sequence[Any]) -> dict[str, Any]:
+    """The fields `arch`, `pretraining_seconds` and `seconds` of a start with these runs."""
+    return {
+        "arch": outcomes[0].arch,
+        "pretraining_seconds": pretraining_seconds(start.weights),
+        "seconds": sum(outcome.seconds for outcome in outcomes) / len(outcomes),
+    }
+
+
+def pretraining_seconds(weights: str) -> float | None:
+    """Seconds that a run's pretraining took, with those of runs it continued; 0: none.
+
+    None for weights that do not tell.
+    """
+    if weights in ("none", TFIDF):
+        return 0.0
+    if not Path(weights).exists() or model_folder(weights) is None:
+        return None
+    provenance = read_card(weights).provenance
+    if provenance.get("verb") != "pretrain" or "seconds" not in provenance:
+        return None
+    return float(provenance["seconds"]) + float(provenance.get("seconds_before", 0.0))
 
 
 def differences_of(

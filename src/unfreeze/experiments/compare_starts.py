@@ -1,7 +1,8 @@
 """The initial weights of a comparison, the runs from each, and what they are evaluated on."""
 
+import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -55,23 +56,33 @@ class CompareRun(RunSpec):
     run_name: str
     variants: tuple[FinetuneSettings, ...]
 
+    @property
+    def labels(self) -> int | None:
+        """Labels per class; None: all."""
+        return self.settings.labels_per_class
+
 
 def all_starts(s: CompareSettings, plan_of: PlanOf, *, dense: bool = False) -> list[CompareStart]:
     """All starts, in the order of `--weights`; trains and downloads nothing.
 
     `dense`: for segmentation, whose networks are chosen by the encoder of the weights.
 
+    Weights that show their architecture have their own; others have that of the first that does.
     Values of `--arch`, `--stem`, `--image-size`, `--mean`, `--std`, `--range` and `--channels`
     that are not given are for `none` those of the first pretrained start (runs before others), so
-    that only the weights differ.
+    that only the weights differ from that one.
     """
     if len(s.weights) < 2 or len(set(s.weights)) < len(s.weights):
         raise UsageError(
             "compare needs two or more different --weights.", "For example: --weights none RUN."
         )
-    arch = s.arch or (None if dense else _common_arch(s.weights))
     networks = [w for w in s.weights if w not in ("none", TFIDF)]
-    by_weights = {w: _start(s, w, {"arch": arch}, plan_of) for w in networks}
+    arch_of = {} if dense else _arch_of_weights(networks, s.arch)
+    arch = s.arch or next(iter(arch_of.values()), None)
+    by_weights = {
+        w: _start(s, w, {"arch": arch_of.get(w) or _arch_for(w, s.arch, arch)}, plan_of)
+        for w in networks
+    }
     if dense:
         _check_one_arch({w: str(by_weights[w].plan.settings["arch"]) for w in networks})
     if "none" in s.weights:
@@ -117,19 +128,25 @@ def _start(
         if value is not None:
             values[name] = tuple(value) if isinstance(value, list) else value
     values |= {"weights": weights, "resume": None, "overwrite": False}
+    values["labels_per_class"] = label_counts(s)[-1]
     config = FinetuneSettings(**values | {"out": None, "dry_run": False})
     return CompareStart(weights, config, plan_of(config))
 
 
-def _common_arch(weights: tuple[str, ...]) -> str | None:
-    """The architecture of the checkpoints among the weights; None if none of them names one."""
-    arch_of = {
-        w: known.arch
-        for w in weights
-        if w not in ("none", TFIDF) and (known := arch_of_weights(w)) is not None
-    }
-    _check_one_arch(arch_of)
-    return next(iter(arch_of.values()), None)
+def _arch_of_weights(weights: Sequence[str], given: str | None) -> dict[str, str]:
+    """Weights -> architecture, of those that name or show one; `given`: by --arch, for all."""
+    if given:
+        return {}
+    known = {w: arch_of_weights(w) for w in weights}
+    return {w: found.arch for w, found in known.items() if found is not None}
+
+
+def _arch_for(weights: str, given: str | None, common: str | None) -> str | None:
+    """The architecture for weights that show none: that of the others, unless they name a network.
+
+    A name with a library, such as timm/NAME, is resolved as by `finetune`.
+    """
+    return given if given or ("/" in weights and "://" not in weights) else common
 
 
 def _check_one_arch(arch_of: Mapping[str, str]) -> None:
@@ -142,17 +159,27 @@ def _check_one_arch(arch_of: Mapping[str, str]) -> None:
         )
 
 
+def label_counts(s: CompareSettings) -> tuple[int | None, ...]:
+    """Labels per class, ascending; (None,): all labels."""
+    counts = s.labels_per_class or ()
+    if len(set(counts)) < len(counts):
+        raise UsageError("--labels-per-class repeats a number.", "Give each once.")
+    return tuple(sorted(counts)) or (None,)
+
+
 def compare_runs(s: CompareSettings, starts: list[CompareStart], folder: Path) -> list[CompareRun]:
     """All runs, seed by seed, so that an interrupted comparison has complete seeds."""
-    runs = []
-    for seed in range(s.seed, s.seed + s.seeds):
+    runs, counts = [], label_counts(s)
+    seeds = range(s.seed, s.seed + s.seeds)
+    for seed, labels in itertools.product(seeds, counts):
         for number, start in enumerate(starts, 1):
             # numbered by start, so that a comparison can be extended
             slug = re.sub(r"[^A-Za-z0-9._-]+", "-", start.name)[:40].strip("-.") or "start"
-            path = folder / f"{number:02}-{slug}-seed-{seed}"
+            several = f"-labels-{labels}" if len(counts) > 1 else ""
+            path = folder / f"{number:02}-{slug}-seed-{seed}{several}"
             lr_of: dict[str, float | None] = {f"{path}-lr-{r:g}": r for r in s.rates or ()}
             variants = tuple(
-                replace(start.settings, seed=seed, out=out, lr=lr)
+                replace(start.settings, seed=seed, out=out, lr=lr, labels_per_class=labels)
                 for out, lr in (lr_of or {str(path): start.settings.lr}).items()
             )
             # resolved: other --weights may lead to the same values
@@ -160,6 +187,7 @@ def compare_runs(s: CompareSettings, starts: list[CompareStart], folder: Path) -
             resolved["range"] = resolved["range"] or "auto"
             settings = replace(variants[0], **resolved)
             name, first = f"{start.name}, seed {seed}", Path(str(settings.out))
+            name += f", {labels} labels per class" if several else ""
             runs.append(CompareRun(name, first, settings, start, path.name, variants))
     return runs
 
@@ -199,7 +227,8 @@ def evaluation_data(s: CompareSettings, listing: LabelledListing) -> dict[str, A
         labels["masks"] = s.masks
     if listing.census.splits.get("test"):
         return {"data": s.data, "split": "test", **labels}
-    if not len(listing.split(np.arange(len(listing.index)), split_options(s)).val):
+    options = replace(split_options(s), labels_per_class=label_counts(s)[0])
+    if not len(listing.split(np.arange(len(listing.index)), options).val):
         raise DataError(
             f"Nothing to evaluate on: {data_name(s.data)} has no test split, and no validation "
             "images are held out.",

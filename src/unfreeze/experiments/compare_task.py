@@ -18,6 +18,7 @@ from unfreeze.evaluation.warnings import NO_LEARNING, RunWarning
 from unfreeze.experiments.compare import (
     Comparison,
     common_fields,
+    cost_of_start,
     differences_of,
     same_in_all_seeds,
 )
@@ -105,7 +106,10 @@ class EvaluatedTaskRun:
 
 @dataclass(frozen=True)
 class TaskWeightsResult:
-    """One start over its seeds: the mean of the metric; `interval`: 95 %, over seeds and images."""
+    """One start over its seeds: the mean of the metric; `interval`: 95 %, over seeds and images.
+
+    `pretraining_seconds`, `seconds`: as in `WeightsResult`.
+    """
 
     weights: str
     name: str
@@ -115,6 +119,9 @@ class TaskWeightsResult:
     values: list[float]
     image_size: int | None
     rates: list[float | None]
+    arch: str
+    pretraining_seconds: float | None
+    seconds: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -217,4 +224,5 @@ def _start_result(
         values=values,
         image_size=outcomes[0].image_size,
         rates=[outcome.lr for outcome in outcomes],
+        **cost_of_start(start, outcomes),
     )

@@ -63,12 +63,23 @@ def _on_cpu(groups: Sequence[Any]) -> bool:
 
 
 def optimizer_for_network(
-    name: str, network: nn.Module, *, lr: float, weight_decay: float
+    name: str,
+    network: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    scales: Mapping[str, float] | None = None,
 ) -> Optimizer:
-    """Optimizer over all parameters; with AdamW, biases and normalisation have no weight decay."""
+    """Optimizer over all parameters; with AdamW, biases and normalisation have no weight decay.
+
+    `scales`: names of parameters -> multiple of the learning rate (default 1).
+    """
     groups: Any = network.parameters()
-    if name == "adamw":
-        groups = decay_groups(network.named_parameters(), weight_decay)
+    if name == "adamw" or scales:
+        groups = decay_groups(network.named_parameters(), weight_decay, scales)
+    if name != "adamw" and scales:
+        # as published, SGD and LARC decay all parameters
+        groups = [{**group, "weight_decay": weight_decay} for group in groups if group["params"]]
     return make_optimizer(name, groups, lr=lr, weight_decay=weight_decay)
 
 

@@ -36,6 +36,43 @@ class ComparisonRow:
 
 
 @dataclass(frozen=True)
+class LabelCountTable:
+    """Accuracy by number of labels: a row of texts for each of the weights."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+    @classmethod
+    def of(cls, by_labels: Mapping[str, Any] | None) -> "LabelCountTable | None":
+        """From the field `by_labels` of a comparison; None without it."""
+        if not by_labels:
+            return None
+        counts = [f"{count} per class" for count in by_labels["labels_per_class"]]
+        rows = [
+            [
+                start["name"],
+                *map(_cell, start["accuracies"], start["intervals"]),
+                pretraining_time(start["pretraining_seconds"]),
+                " ".join(f"{seconds / 60:.1f}" for seconds in start["seconds"]),
+            ]
+            for start in by_labels["starts"]
+        ]
+        return cls(["weights", *counts, "pretraining, min", "a run, min"], rows)
+
+
+def _cell(accuracy: float, interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{100 * accuracy:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def pretraining_time(seconds: float | None) -> str:
+    """Minutes of pretraining; `none` without any, `not known` for weights of others."""
+    if seconds is None:
+        return "not known"
+    return f"{seconds / 60:.1f}" if seconds else "none"
+
+
+@dataclass(frozen=True)
 class ComparisonView:
     """A comparison, formatted for the page."""
 
@@ -47,6 +84,7 @@ class ComparisonView:
     difference_ends: tuple[str, str]
     notes: list[str]
     runs: list[Mapping[str, Any]]
+    by_labels: "LabelCountTable | None"
 
 
 @dataclass(frozen=True)
@@ -113,6 +151,12 @@ def comparison_verdict(results: Mapping[str, Any]) -> str:
     return comparison_sentence(results["differences"], *_names_and_facts(results))
 
 
+def comparison_lines(results: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """(a sentence for each start, reasons to doubt) from the fields of a comparison."""
+    names, about = _names_and_facts(results)
+    return _sentences(results["differences"], names, about), caveats(about)
+
+
 def samples_of_arch(arch: str | None) -> str:
     """`texts` for a text encoder, else `images`."""
     return "texts" if str(arch).startswith("hf/") else "images"
@@ -126,6 +170,9 @@ def _names_and_facts(results: Mapping[str, Any]) -> tuple[dict[str, str], dict[s
     about |= {"frozen": results.get("frozen"), "failed": results.get("failed")}
     about["samples"] = samples_of_arch(results.get("arch"))
     about["score"] = Score.of(results)
+    about["arches"] = list(
+        dict.fromkeys(start["arch"] for start in results["starts"] if start.get("arch"))
+    )
     about["chose"] = selected_on_validation(results["runs"], results["rates"])
     return names, about
 
@@ -225,6 +272,8 @@ def caveats(about: Mapping[str, Any]) -> list[str]:
         sentences.append(
             "Learning rates are the defaults for each set of weights; --rates tries several."
         )
+    if len(arches := [arch for arch in about.get("arches", ()) if arch != TFIDF]) > 1:
+        sentences.append(f"The networks differ, not only their weights: {', '.join(arches)}.")
     if not about["same"]:
         sentences.append("The runs did not train on the same data: this comparison is not valid.")
     return sentences
@@ -248,18 +297,19 @@ def comparison_view(results: Mapping[str, Any] | None) -> ComparisonView | None:
         return None
     starts, differences = results["starts"], results["differences"]
     names, about = _names_and_facts(results)
-    score = Score.of(results)
+    score, by_labels = Score.of(results), results.get("by_labels")
     limits = _axis([v for s in starts for v in (*s["interval"], *_values(s)[1])])
     difference_limits = _axis([0.0, *(v for d in differences for v in d["interval"])])
     return ComparisonView(
         metric=score.name,
-        verdict=_sentences(differences, names, about),
+        verdict=by_labels["verdicts"] if by_labels else _sentences(differences, names, about),
         starts=[_start_line(start, limits, score) for start in starts],
         ends=_ends(limits, "{:.0f} %" if score.percent else "{:.4g}", score),
         differences=[_difference_line(d, names, difference_limits, score) for d in differences],
         difference_ends=_ends(difference_limits, "{:+.0f}" if score.percent else "{:+.3g}", score),
         notes=caveats(about),
         runs=results["runs"],
+        by_labels=LabelCountTable.of(by_labels),
     )
 
 

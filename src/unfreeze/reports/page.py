@@ -16,6 +16,7 @@ from unfreeze.config.shared import data_name
 from unfreeze.reports import comparison, evaluation, verdict
 from unfreeze.reports.bottleneck import ThroughputSettings, bottleneck
 from unfreeze.reports.charts import PlotPanel, panels
+from unfreeze.reports.continued import pretrained_sentences
 from unfreeze.reports.curves import DARK, LIGHT, draw
 from unfreeze.reports.evaluation import confusion
 from unfreeze.reports.examples import QUALITY, SMALL, Example, Pixels, encode_image
@@ -52,12 +53,23 @@ def render_template(template: str, context: dict[str, Any]) -> str:
     return environment.from_string(text).render(**values) + "\n"
 
 
+def _continued(findings: RunData) -> list[str]:
+    """What a finished run gained over the weights of `--init`; [] for other runs."""
+    continued = (findings.result or {}).get("continued")
+    if not continued:
+        return []
+    prototypes = findings.settings.get("nmb_prototypes")
+    return pretrained_sentences(findings.metrics, prototypes, continued, interval=False)
+
+
 def _context(findings: RunData) -> dict[str, Any]:
     compared = comparison.comparison_view(findings.comparison)
     return {
         "title": TITLES[findings.kind],
         "name": findings.folder.resolve().name,
-        "verdict": verdict.headline(findings, compared.verdict if compared else ()),
+        "verdict": verdict.headline(
+            findings, compared.verdict if compared else _continued(findings)
+        ),
         "hero": verdict.headline_number(findings),
         "unfinished": verdict.resume_hint(findings),
         "warnings": findings.warnings,

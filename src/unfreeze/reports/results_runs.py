@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from unfreeze.config.finetune import CLASSIFICATION, TEXT_CLASSIFICATION
-from unfreeze.reports.comparison import Score, samples_of_arch
+from unfreeze.reports.comparison import LabelCountTable, Score, pretraining_time, samples_of_arch
+from unfreeze.reports.continued import pretrained_sentences
 from unfreeze.reports.glossary import METRICS, format_metric, metric_name
 from unfreeze.reports.intervals import wilson_interval
 from unfreeze.reports.verdict import (
@@ -14,7 +15,6 @@ from unfreeze.reports.verdict import (
     next_commands,
     on_images,
     percent,
-    pretraining_sentence,
     read_settings,
     samples_of,
     short_number,
@@ -25,6 +25,12 @@ from unfreeze.runtime.run_folder import read_metrics
 from unfreeze.runtime.text_layout import TextTable
 
 SHOWN = ("information", "agreement", "effective_rank", "effective_rank_projected", "code_entropy")
+KEPT = {
+    "last": "",
+    "best": "weights of the best epoch",
+    "start": "the weights of --init, unchanged",
+}
+MINUTES = ("pretraining, min", "a run, min")
 CLASSES = 8  # names listed in one line
 
 
@@ -135,7 +141,7 @@ def _repeated(r: Any) -> str:
 def pretrain_display(r: Any) -> Display:
     """Display of a `PretrainResult`."""
     metrics, K = read_metrics(r.run), read_settings(r.run).get("nmb_prototypes")
-    lead = pretraining_sentence(metrics, K)
+    lead = pretrained_sentences(metrics, K, r.continued)
     facts = [
         ("network", r.arch),
         ("epochs", f"{r.epochs:,} over {r.images:,} images, {r.steps:,} steps"),
@@ -143,11 +149,11 @@ def pretrain_display(r: Any) -> Display:
         ("loss", "" if r.loss is None else f"{r.loss:.3f}"),
         ("k-NN", _knn(r.knn)),
         ("best", _best(r.best)),
-        ("model", "weights of the best epoch" if r.kept == "best" else ""),
+        ("model", KEPT[r.kept]),
         ("time", _time(r)),
     ]
     return Display(
-        lead=[lead] if lead else ["The untrained weights were saved."],
+        lead=lead or ["The untrained weights were saved."],
         warnings=warning_messages(r),
         facts=[pair for pair in facts if pair[1]],
         tables=[_figures(metrics, r.figures)] if r.figures else [],
@@ -175,7 +181,8 @@ def _best(best: Mapping[str, Any] | None) -> str:
     share = best["figure"] in ("knn", "information")
     by = "k-NN" if best["figure"] == "knn" else best["figure"].replace("_", " ")
     value = percent(best["value"]) if share else f"{best['value']:.2f}"
-    return f"epoch {best['epoch']} by {by} ({value}): {best['checkpoint']}"
+    name = f"epoch {best['epoch']}" if best["epoch"] else "the start"
+    return f"{name} by {by} ({value}): {best['checkpoint']}"
 
 
 def _figures(metrics: list[dict[str, Any]], last: Mapping[str, float]) -> TextTable:
@@ -209,6 +216,8 @@ def compare_display(r: Any) -> Display:
             score.value(mean),
             "{} to {}".format(*(score.value(bound) for bound in start.interval)),
             " ".join(score.value(value).removesuffix(" %") for value in _of_seeds(start)),
+            pretraining_time(start.pretraining_seconds),
+            f"{start.seconds / 60:.1f}",
         )
         for start, mean in zip(r.starts, means, strict=True)
     ]
@@ -220,11 +229,14 @@ def compare_display(r: Any) -> Display:
         where += f", on which the best epoch was selected: expect less on new {samples}"
     best = r.starts[means.index((min if score.lower_is_better else max)(means))]
     run = next((trial.run for trial in r.runs if trial.weights == best.weights), r.out)
+    by_labels = LabelCountTable.of(r.by_labels)
     each = "each seed, %" if score.percent else "each seed"
     return Display(
         lead=[r.verdict],
         warnings=warning_messages(r),
-        tables=[TextTable(("weights", name, "95 % interval", each), rows)],
+        tables=[TextTable(tuple(by_labels.header), [tuple(row) for row in by_labels.rows])]
+        if by_labels
+        else [TextTable(("weights", name, "95 % interval", each, *MINUTES), rows)],
         notes=[f"{where}."],
         files=existing_files(r.out, "report.html", "compare.csv"),
         next=[command for command in next_commands(run) if " predict " in command],

@@ -306,6 +306,11 @@ def headline_number(findings: RunData) -> Headline | None:
         return _hero(
             e["accuracy"], e["n"], label, most, "always predicting the most frequent class"
         )
+    continued = (findings.result or {}).get("continued")
+    if continued and continued["value"] is not None:
+        label = f"k-NN accuracy on {on_images(continued['total'], continued['split'])}"
+        value, start = continued["value"], continued["start"]
+        return _hero(value, continued["total"], label, start, "the start")
     knn = [r for r in findings.metrics if r.get("knn_accuracy") is not None and r.get("total")]
     if not knn:
         return None

@@ -15,6 +15,7 @@ from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.data.augment.config import CropSpec, preset
 from unfreeze.errors import DataError, UsageError
 from unfreeze.optim.optimizer import warmup_cosine
+from unfreeze.swav.continued_recipe import CONTINUED_LR, continued_values
 from unfreeze.swav.dataset_stats import SMALL, DatasetStats, choose_crop_device
 from unfreeze.swav.presets import (
     EPSILON,
@@ -83,16 +84,22 @@ VIEWS = 2  # passes per image: the centre crop, and two random views of half of 
 
 @dataclass(frozen=True)
 class EvaluationSchedule:
-    """Evaluation schedule of a run; `work`: pixels of all views of an image."""
+    """Evaluation schedule of a run; `work`: pixels of all views of an image.
+
+    `precise`: as many images as allowed, because their result decides about the weights.
+    """
 
     images: int
     epochs: int
     work: int
     side: int  # of the large view, in pixels
+    precise: bool = False
 
     @property
     def sample(self) -> int:
         """Images per evaluation, as many as the budget allows."""
+        if self.precise:
+            return min(self.images, EVALUATED_MOST)
         budget = SHARE * self.epochs * self._epoch / ((TIMES + 1) * VIEWS * self.side**2)
         return min(self.images, max(FEWEST, min(EVALUATED_MOST, int(budget))))
 
@@ -169,10 +176,10 @@ class _Draft:
     reasons: dict[str, str] = field(default_factory=dict)
 
     def fill(self, name: str, value: Any, reason: str) -> None:
-        """Set `value` unless the user gave one."""
+        """Set `value` unless the user gave one; without `reason` it is not listed."""
         if self.values[name] is None:
             self.values[name] = value
-            self.reasons[name] = reason
+            self.reasons |= {name: reason} if reason else {}
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -211,6 +218,8 @@ def plan(settings: PretrainSettings, facts: DatasetStats) -> PretrainRecipe:
     _optimizer(draft, facts)
     _processes(draft, facts)
     draft.fill("views_on", *choose_crop_device(settings, facts))
+    for name, value, reason in continued_values(settings, facts, draft["epochs"]):
+        draft.fill(name, value, reason)
     _watch(draft, facts)
     filled = dataclasses.replace(settings, **draft.values)
     _consistent(filled)
@@ -362,7 +371,7 @@ def _optimizer(draft: _Draft, facts: DatasetStats) -> None:
     )
     lr, why = usual_lr(draft["optimizer"], draft["batch_size"])
     if draft["init"] != "none":
-        lr, why = lr / 4, why + ", / 4 from pretrained weights"
+        lr, why = lr / CONTINUED_LR, f"{why}, / {CONTINUED_LR} from pretrained weights"
     draft.fill("base_lr", float(f"{lr:.3g}"), why)
     draft.fill("final_lr", float(f"{draft['base_lr'] / 1000:.6g}"), "base_lr / 1000, as published")
     draft.fill("start_warmup", 0.0, "from zero")
@@ -407,7 +416,9 @@ def _watch(draft: _Draft, facts: DatasetStats) -> None:
     by_size = zip(draft["size_crops"], draft["nmb_crops"], strict=False)
     work = sum(count * size**2 for size, count in by_size)
     side = max(draft["image_size"], draft["size_crops"][0])
-    schedule = EvaluationSchedule(facts.images, draft["epochs"], work, side)
+    schedule = EvaluationSchedule(
+        facts.images, draft["epochs"], work, side, draft["init"] != "none"
+    )
     draft.fill("watch_every", schedule.every, schedule.why)
 
 

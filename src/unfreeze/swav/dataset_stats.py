@@ -20,6 +20,8 @@ class DatasetStats:
     processes: int = 1
     held: float | None = None  # bytes of the decoded images; inf: not stored; None: estimate them
     room: float = 2**31  # bytes of device memory that images may use
+    labelled: bool = False  # enough labels for k-NN accuracy
+    own_head: bool = False  # the initial weights have the projection head and prototypes of a run
 
 
 SMALL = 64  # pixels; larger images have small crops too, and are cropped on the host
@@ -47,7 +49,7 @@ def evaluation_preprocess(s: PretrainSettings) -> Preprocess:
     return Preprocess(
         size,
         size if size <= 64 else round(size * 8 / 7),
-        mean=MEAN,
-        std=STD,
+        mean=s.mean or MEAN,
+        std=s.std or STD,
         intensity=format_intensity(s.range, s.channels),
     )

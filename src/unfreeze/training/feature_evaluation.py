@@ -5,10 +5,13 @@ module returns to its own mode. A run with evaluations equals a run without, bit
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -29,6 +32,12 @@ LOOKED = "figures"  # `split` of the records of these metrics
 Cutter = Callable[[Sequence[int]], list[torch.Tensor]]
 
 
+def enough_labels(labels: npt.NDArray[np.signedinteger[Any]]) -> bool:
+    """Whether k-NN accuracy can be computed with `labels` `[N]`, -1: unlabelled."""
+    known = labels[labels >= 0]
+    return len(np.unique(known)) >= 2 and len(known) >= 20
+
+
 @dataclass(frozen=True)
 class EvaluationSample:
     """Fixed images of a run: centre crops of all (`centres`), two random `views` of `pairs`.
@@ -47,15 +56,18 @@ class EvaluationSample:
     @property
     def knn_split(self) -> str:
         """Split that k-NN accuracy is computed on: `val`, `held-out`, or "" without labels."""
-        labels = self.labels[self.labels >= 0]
-        if len(torch.unique(labels)) < 2 or len(labels) < 20:
+        if not enough_labels(self.labels.numpy()):
             return ""
         return "held-out" if self.queries is None else "val"
 
 
 @dataclass(frozen=True)
 class FeatureEvaluation:
-    """A feature evaluation after `epoch` epochs: label-free metrics, and k-NN with labels."""
+    """A feature evaluation after `epoch` epochs: label-free metrics, and k-NN with labels.
+
+    `gained`, `lost`: images that k-NN classifies correctly now but not at the start, and the
+    reverse.
+    """
 
     epoch: int
     step: int
@@ -64,6 +76,8 @@ class FeatureEvaluation:
     split: str = ""
     correct: int = 0
     total: int = 0
+    gained: int = 0
+    lost: int = 0
 
     @property
     def knn(self) -> float | None:
@@ -75,12 +89,31 @@ class FeatureEvaluation:
         """The value that selects the best epoch: k-NN accuracy, else the task's metric."""
         return self.figures[self.metric] if self.knn is None else self.knn
 
+    @property
+    def difference(self) -> float:
+        """k-NN accuracy minus that of the start; 0 without labels."""
+        return (self.gained - self.lost) / self.total if self.total else 0.0
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of `difference`, paired by image; 0 without labels.
+
+        With one pseudo-observation on each side (Bonett and Price 2012), so that a single image
+        is never more than noise.
+        """
+        if not self.total:
+            return 0.0
+        n = self.total + 2
+        return math.sqrt(self.gained + self.lost + 2 - (self.gained - self.lost) ** 2 / n) / n
+
 
 class FeatureEvaluator(Callback):
     """Evaluates every `every` epochs, at the start and the end; saves the best checkpoint.
 
     `task`: the method that is trained. `sample`: None on other processes than rank 0, which
-    evaluates for all. `every` 0: never.
+    evaluates for all. `every` 0: never. `continued`: training began from weights. Then the start is
+    the first best checkpoint where labels exist, and a later one replaces it only if its k-NN
+    accuracy is higher by more than a standard error.
     """
 
     key = "evaluation"
@@ -95,13 +128,16 @@ class FeatureEvaluator(Callback):
         *,
         processes: Distributed,
         time_limit: TimeLimit,
+        continued: bool = False,
     ) -> None:
-        self.task, self.sample, self.every = task, sample, every
+        self.task, self.sample, self.every, self.continued = task, sample, every, continued
         self.compute, self.run = compute, run
         self.processes, self.time_limit = processes, time_limit
         self.start: FeatureEvaluation | None = None
         self.last: FeatureEvaluation | None = None
         self.best: FeatureEvaluation | None = None
+        self.below = 0  # evaluations in a row that are below the start
+        self.start_hits: torch.Tensor | None = None  # bool [M], on rank 0: correct at the start
 
     @property
     def progress(self) -> str:  # type: ignore[override]
@@ -112,10 +148,20 @@ class FeatureEvaluator(Callback):
             return f"{self.last.metric.replace('_', ' ')} {_shown(self.last)}"
         return f"k-NN {100 * self.last.knn:.1f} %"
 
-    def on_start(self, state: TrainState) -> None:
-        """Evaluate the untrained start, the baseline of all later evaluations."""
-        if self.every and self.start is None and not state.step and state.steps:
-            self.start = self.evaluate(state)
+    def on_start(self, state: TrainState) -> Action | None:
+        """Evaluate the start, the baseline of all later evaluations."""
+        if not (self.every and self.start is None and not state.step and state.steps):
+            return None
+        self.start = self.evaluate(state)
+        if not self.judges_start:
+            return None
+        self.best = self.start
+        return SaveCheckpoint(BEST_CHECKPOINT, last=False)
+
+    @property
+    def judges_start(self) -> bool:
+        """Whether the start is a candidate for the best checkpoint: weights, and labels."""
+        return self.continued and self.start is not None and self.start.knn is not None
 
     def after_step(self, state: TrainState, logs: Logs) -> Action | None:
         """Evaluate if it is due after the last step; save best.ckpt if the score is best."""
@@ -125,6 +171,11 @@ class FeatureEvaluator(Callback):
         with self.time_limit.timing("evaluation"):
             self.last = self.evaluate(state)
         logs["figures"] = self.last.figures
+        if self.judges_start:
+            difference, error = self.last.difference, self.last.standard_error
+            self.below = self.below + 1 if difference < -error else 0
+            if difference <= error:
+                return None
         if self.best is not None and self.last.score <= self.best.score:
             return None
         self.best = self.last
@@ -145,7 +196,12 @@ class FeatureEvaluator(Callback):
             (h,), (Z,) = self._encode(state, sample.centres, len(sample.labels))
             _, pair = self._encode(state, sample.views, sample.pairs)
             figures = task.feature_metrics(h, Z, pair)
-            counts = self._knn_counts(state, sample, h)
+            hits = self._knn_hits(state, sample, h)
+        if self.start_hits is None or not state.step:
+            self.start_hits = hits
+        before = self.start_hits
+        gained, lost = int((hits & ~before).sum()), int((before & ~hits).sum())
+        counts = int(hits.sum()), len(hits), gained, lost
         return FeatureEvaluation(
             state.epoch, state.step, figures, task.selection_metric, sample.knn_split, *counts
         )
@@ -170,12 +226,12 @@ class FeatureEvaluator(Callback):
             h = self.task.backbone(self.compute.network_input(view, dtype))
             return h, self.task.project(h)
 
-    def _knn_counts(
+    def _knn_hits(
         self, state: TrainState, sample: EvaluationSample, h: torch.Tensor
-    ) -> tuple[int, int]:
-        """(correct, total) of k-NN on the backbone's features."""
+    ) -> torch.Tensor:
+        """Whether k-NN on the backbone's features is right, bool [M]; [0] without labels."""
         if not sample.knn_split:
-            return 0, 0
+            return torch.zeros(0, dtype=torch.bool)
         known = (sample.labels >= 0).nonzero().squeeze(1)
         features, labels = h.cpu()[known], sample.labels[known]
         k = neighbour_count(labels)
@@ -185,17 +241,21 @@ class FeatureEvaluator(Callback):
             truth = sample.queries
             (query_features,), _ = self._encode(state, sample.query_views, len(truth))
             predicted = knn_predict(features, labels, query_features.cpu(), k=k)
-        return int((predicted == truth).sum()), len(truth)
+        return predicted == truth
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""
         results = {"start": self.start, "last": self.last, "best": self.best}
-        return {name: result and asdict(result) for name, result in results.items()}
+        plain = {name: result and asdict(result) for name, result in results.items()}
+        return {**plain, "below": self.below, "start_hits": self.start_hits}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict()`."""
-        results = {name: value and FeatureEvaluation(**value) for name, value in state.items()}
-        self.start, self.last, self.best = results["start"], results["last"], results["best"]
+        self.start, self.last, self.best = (
+            state[name] and FeatureEvaluation(**state[name]) for name in ("start", "last", "best")
+        )
+        # checkpoints of earlier versions have neither
+        self.below, self.start_hits = state.get("below", 0), state.get("start_hits")
 
 
 def _shown(result: FeatureEvaluation) -> str:

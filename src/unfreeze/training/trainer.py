@@ -34,6 +34,7 @@ from unfreeze.training.callbacks import (
 )
 from unfreeze.training.compute import ComputeContext
 from unfreeze.training.ema import WeightAverage
+from unfreeze.training.frozen_backbone import FrozenBackbone
 from unfreeze.training.nan_guard import LossCheck, NanGuard
 from unfreeze.training.state import TrainState
 from unfreeze.training.step_timer import StepMeter, is_record_due
@@ -56,6 +57,8 @@ class TrainingPlan:
     optimizer: Callable[[nn.Module], Optimizer]
     learning_rate: Callable[[int], float]
     accumulate: int = 1  # micro-batches per step
+    freeze_backbone_steps: int = 0  # a pretraining method trains its head alone for so long
+    freeze_bn_statistics: bool = False  # of the backbone, in pretraining
     clip_grad: float = 0.0  # largest norm of the gradient; 0: no clipping
     ema: float = 0.0  # decay of the EMA of the weights; 0: none
     skip_bad_steps: bool = True  # with NaN or inf gradients; False: only the loss is checked
@@ -178,7 +181,7 @@ class Trainer:
         """One step: the loss, a scalar. Never waits for the device."""
         state, task = self.state, self.task
         set_lr(state.optimizer, self.plan.learning_rate(state.step))
-        task.begin_step(state.step, batch.epoch)
+        self.begin_step(batch.epoch)
         self.guard.begin()
         state.optimizer.zero_grad(set_to_none=True)
         parts = task.split_batch(batch, self.plan.accumulate, self.forward)
@@ -191,7 +194,7 @@ class Trainer:
             losses.append(loss.detach())
         if task.adds_losses:
             self.processes.all_reduce([p.grad for p in self.parameters if p.grad is not None])
-        task.before_update(state.step)
+        self.before_update()
         state.scaler.unscale_(state.optimizer)
         if self.plan.clip_grad:
             nn.utils.clip_grad_norm_(self.parameters, self.plan.clip_grad)
@@ -200,6 +203,14 @@ class Trainer:
         if state.average:
             state.average.update(state.model, state.step + 1)
         return torch.stack(losses).sum()
+
+    def begin_step(self, epoch: int) -> None:
+        """What is done before a step."""
+        self.task.begin_step(self.step, epoch)
+
+    def before_update(self) -> None:
+        """What is done with gradients before the optimizer's step."""
+        self.task.before_update(self.step)
 
     def batches(self, console: Console, stop: StopRequest) -> Generator[Batch]:
         """The remaining batches; before each epoch, callbacks may choose another source of them."""
@@ -365,6 +376,25 @@ class Trainer:
 
 class PretrainTrainer(Trainer):
     """A trainer of a pretraining method."""
+
+    def __init__(self, task: PretrainTask, plan: TrainingPlan, *where: Any, **options: Any) -> None:
+        super().__init__(task, plan, *where, **options)
+        self.freezing = FrozenBackbone(
+            task.backbone,
+            plan.freeze_backbone_steps,
+            frozen_statistics=plan.freeze_bn_statistics,
+            alone=self.processes.world == 1,
+        )
+
+    def begin_step(self, epoch: int) -> None:
+        """Freeze or unfreeze the backbone before the task's own work."""
+        self.freezing.begin_step(self.step)
+        super().begin_step(epoch)
+
+    def before_update(self) -> None:
+        """The task's own work, then no gradient for a frozen backbone."""
+        super().before_update()
+        self.freezing.drop_gradients()
 
     @property
     def task(self) -> PretrainTask:

@@ -255,7 +255,7 @@ def choose_preprocess(
         std=s.std or preprocess.std,
         intensity=format_intensity(s.range, s.channels, preprocess.intensity),
     )
-    _check_normalisation(preprocess)
+    check_normalisation(preprocess)
     return preprocess, reasons
 
 
@@ -302,7 +302,7 @@ def preprocess_of_maps(
         std=s.std or (wants or _plain(height)).std,
         intensity=format_intensity(s.range, s.channels, (wants or _plain(height)).intensity),
     )
-    _check_normalisation(preprocess)
+    check_normalisation(preprocess)
     what = "tiles" if fit == "tile" else "whole images"
     why = f"{what} of {height}x{width} pixels (multiples of {STRIDE}) from images of "
     why += f"{shorter}x{sample.longer_side}"
@@ -342,7 +342,8 @@ def _from_images(side: int, sides: Sides) -> tuple[Preprocess, str]:
     return _plain(rounded), f"the images have {side} pixels"
 
 
-def _check_normalisation(preprocess: Preprocess) -> None:
+def check_normalisation(preprocess: Preprocess) -> None:
+    """UsageError for a mean or standard deviation that is not of three channels."""
     for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
         if len(values) != 3:
             raise UsageError(

@@ -1,5 +1,6 @@
 """Files of a pretraining run beside its checkpoints: config.toml, views.npz, model/."""
 
+import time
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 
 from unfreeze import __version__
-from unfreeze.checkpoints.model_file import ModelCard, save_model
+from unfreeze.checkpoints.model_file import ModelCard, model_folder, read_card, save_model
 from unfreeze.checkpoints.state import BEST_CHECKPOINT, load_state
 from unfreeze.config.layering import as_dict, to_toml
 from unfreeze.config.pretrain import PretrainSettings
@@ -95,8 +96,12 @@ def write_model(
     dataset: UnlabelledDataset,
     loaded: LoadedWeights | None,
     console: Console,
+    began: float,
 ) -> None:
-    """Write model/ (last epoch or best checkpoint) and the images nearest to each prototype."""
+    """Write model/ (last epoch or best checkpoint) and the images nearest to each prototype.
+
+    `began`: time.monotonic() of this session's start.
+    """
     run, model, compute = trainer.run, trainer.state.model, trainer.compute
     preprocess = evaluation_preprocess(s)
     evaluator = trainer.callback(FeatureEvaluator)
@@ -111,18 +116,21 @@ def write_model(
         provenance={
             "verb": "pretrain",
             "method": s.method,
-            "epochs": best.epoch if best else s.epochs,
+            "epochs": best.epoch if best else trainer.state.epoch,
             "steps": best.step if best else trainer.step,
             "images": len(dataset.train),
             "fingerprint": dataset.fingerprint,
             "init": loaded.source if loaded else "none",
             **({"licence": loaded.licence} if loaded and loaded.licence else {}),
             "seed": s.seed,
+            "seconds": round(trainer.state.seconds + time.monotonic() - began, 1),
+            **_seconds_before(s.init),
         },
     )
     save_model(run.file("model"), trainer.task.backbone.state_dict(), card)
     write_model_card(run, console)
-    if not trainer.step or not isinstance(model, SwAV):
+    steps = best.step if best else trainer.step
+    if not steps or not isinstance(model, SwAV):
         return
     positions = dataset.train[:GALLERY_IMAGES]
     cut = partial(_views_of, dataset, preprocess, positions)
@@ -130,6 +138,15 @@ def write_model(
     with warn_on_failure("The images nearest to each prototype could not be written", run, console):
         gathered = make_gallery(model, cut, len(positions), **how)
         save_gallery(run.file("prototypes.npz"), gathered, cut)
+
+
+def _seconds_before(init: str) -> dict[str, float]:
+    """Seconds of the pretraining that a run of `--init` took, its own start included."""
+    if init == "none" or model_folder(init) is None:
+        return {}
+    earlier = read_card(init).provenance
+    seconds = earlier.get("seconds", 0.0) + earlier.get("seconds_before", 0.0)
+    return {"seconds_before": seconds} if seconds else {}
 
 
 def _views_of(

@@ -12,12 +12,18 @@ from unfreeze.data.index.index import VAL, Index
 from unfreeze.data.index.splits import subset
 from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.data.validate.precheck import Mode, check_images
+from unfreeze.reports.intervals import paired_difference
 from unfreeze.runs.pretraining.data import UnlabelledDataset
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.swav.auto_recipe import EvaluationSchedule, view_specs
 from unfreeze.swav.dataset_stats import evaluation_preprocess
-from unfreeze.training.feature_evaluation import Cutter, EvaluationSample, FeatureEvaluator
+from unfreeze.training.feature_evaluation import (
+    Cutter,
+    EvaluationSample,
+    FeatureEvaluation,
+    FeatureEvaluator,
+)
 
 HELD = 2**28  # bytes of crops kept in memory; more are computed again at each evaluation
 SHOWN = 2  # augmented views per image
@@ -33,9 +39,11 @@ def evaluation_sample(
     sizes = list(zip(s.size_crops or (), s.nmb_crops or (), strict=True))
     pixels = sum(count * size**2 for size, count in sizes)
     side = evaluation_preprocess(s).image_size
-    evaluations = EvaluationSchedule(len(dataset.train), s.epochs or 0, pixels, side)
+    evaluations = EvaluationSchedule(
+        len(dataset.train), s.epochs or 0, pixels, side, s.init != "none"
+    )
     labels = dataset.index.labels
-    chosen = subset(labels, dataset.train, limit=evaluations.sample, seed=s.seed)
+    chosen = _sample(labels, dataset.train, evaluations.sample, s.seed)
     centres = cached_views(
         _center_crops(s, dataset.images, chosen), len(chosen), _bytes_per_image(s)
     )
@@ -58,10 +66,19 @@ def evaluation_sample(
     return EvaluationSample(centres, views, len(pairs), train_labels, queries, val_views)
 
 
-def evaluation_summary(evaluator: FeatureEvaluator | None, run: RunFolder) -> dict[str, Any]:
-    """The fields `figures`, `knn` and `best` of a run's result, from its feature evaluations."""
+def kept_weights(s: PretrainSettings, evaluator: FeatureEvaluator | None) -> str:
+    """The weights in model/: `last`, `best`, or `start` if that is the best checkpoint."""
+    if s.keep != "best" or evaluator is None or evaluator.best is None:
+        return "last"
+    return "best" if evaluator.best.step else "start"
+
+
+def evaluation_summary(
+    evaluator: FeatureEvaluator | None, s: PretrainSettings, run: RunFolder
+) -> dict[str, Any]:
+    """The fields `figures`, `knn`, `best` and `continued` of a run's result."""
     if evaluator is None:
-        return {"figures": {}, "knn": None, "best": None}
+        return {"figures": {}, "knn": None, "best": None, "continued": None}
     last, best, knn = evaluator.last, evaluator.best, None
     if last is not None and last.knn is not None:
         knn = {
@@ -81,7 +98,45 @@ def evaluation_summary(evaluator: FeatureEvaluator | None, run: RunFolder) -> di
             "value": best.score,
             "checkpoint": str(run.file("checkpoints/best.ckpt")),
         },
+        "continued": continued_summary(evaluator, s),
     }
+
+
+def continued_summary(evaluator: FeatureEvaluator, s: PretrainSettings) -> dict[str, Any] | None:
+    """The weights of `--init` beside those that are kept, by k-NN accuracy; None without `--init`.
+
+    `highest`: the evaluation with the highest k-NN accuracy after the start. `interval`: 95 %, of
+    the difference of the kept weights to the start, paired by image; it does not count that they
+    were selected on the same images. Without labels all values are None.
+    """
+    if s.init == "none" or evaluator.last is None or evaluator.start is None:
+        return None
+    kept, start = kept_weights(s, evaluator), evaluator.start
+    chosen = evaluator.last if kept == "last" else evaluator.best
+    summary = dict.fromkeys(("start", "value", "difference", "interval", "total", "split"))
+    summary |= {"kept": kept, "stopped_below_start": 0 < (s.patience or 0) <= evaluator.below}
+    if start.knn is None or chosen is None:
+        return summary
+    low, high = _difference_interval(chosen)
+    return summary | {
+        "start": start.knn,
+        "value": chosen.knn,
+        "difference": chosen.difference,
+        "interval": (low, high),
+        "total": chosen.total,
+        "split": chosen.split,
+        "last": {"value": evaluator.last.knn, "difference": evaluator.last.difference},
+    }
+
+
+def _difference_interval(chosen: FeatureEvaluation) -> tuple[float, float]:
+    """95 % interval of the difference to the start (Bonett and Price 2012)."""
+    counts = (chosen.gained, chosen.lost, chosen.total - chosen.gained - chosen.lost)
+    now, before = (
+        np.repeat(right, counts) for right in ([True, False, False], [False, True, False])
+    )
+    estimate = paired_difference([now], [before], chosen.total, shared=True)
+    return estimate.low, estimate.high
 
 
 def cached_views(make_views: Cutter, count: int, size: int) -> Cutter:
@@ -96,6 +151,17 @@ def cached_views(make_views: Cutter, count: int, size: int) -> Cutter:
         return [view[list(indices)] for view in cached]
 
     return of
+
+
+def _sample(labels: np.ndarray, positions: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """A stratified sample; if few images have labels, these first: they are what k-NN needs."""
+    known = positions[labels[positions] >= 0]
+    if 0 < len(known) < len(positions):
+        first = subset(labels, known, limit=limit, seed=seed)
+        others = np.setdiff1d(positions, known)
+        rest = subset(labels, others, limit=min(limit - len(first), len(others)), seed=seed)
+        return np.sort(np.concatenate([first, rest]))
+    return subset(labels, positions, limit=limit, seed=seed)
 
 
 def _val_sample(index: Index, val: np.ndarray, limit: int, seed: int) -> np.ndarray:

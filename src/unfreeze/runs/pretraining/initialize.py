@@ -23,7 +23,7 @@ from unfreeze.runs.pretraining.data import Positions
 from unfreeze.runtime.console import Console
 from unfreeze.swav.auto_recipe import choose_arch
 from unfreeze.swav.dataset_stats import SMALL, evaluation_preprocess
-from unfreeze.swav.head_weights import head_weights_of_run
+from unfreeze.swav.head_weights import head_weights_of_run, prototypes_in
 from unfreeze.swav.presets import usual_side
 from unfreeze.tasks.base import PretrainTask
 from unfreeze.transfer.plan import SMALLEST_MAP, last_feature_map_size
@@ -102,6 +102,14 @@ def initialise_stem(
     return {
         "stem_init": f"{count} of {layer.out_channels} filters whiten 3x3 patches of the images"
     }
+
+
+def has_swav_head(start: PretrainStart) -> bool:
+    """Whether `--init` is a SwAV run with its projection head and prototypes."""
+    init = start.settings.init
+    if start.loaded is None or model_folder(init) is None:
+        return False
+    return bool(prototypes_in(head_weights_of_run(init)[0]))
 
 
 def inherit_head(

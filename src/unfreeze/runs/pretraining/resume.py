@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "keep_every",
     "watch_every",
     "keep",
+    "patience",
     "on_collapse",
     "logger",
     "tune",  # a resumed run is not tuned again

@@ -11,6 +11,7 @@ from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.data.augment.multicrop import MEAN, STD
 from unfreeze.data.cache.policy import PixelCachePlan
 from unfreeze.data.images.intensity import format_intensity, parse_intensity
+from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.loading.device_loader import DeviceImages, bytes_held
 from unfreeze.data.loading.loader import Loader
 from unfreeze.data.loading.sample import DatasetSample
@@ -23,6 +24,7 @@ from unfreeze.runs.pretraining.data import UnlabelledDataset, list_images
 from unfreeze.runs.pretraining.dry_run import show_plan
 from unfreeze.runs.pretraining.initialize import (
     PretrainStart,
+    has_swav_head,
     initial_network,
     initialise_stem,
 )
@@ -47,8 +49,14 @@ from unfreeze.training.callbacks import (
     PeriodicCheckpoints,
 )
 from unfreeze.training.compute import ComputeContext
-from unfreeze.training.feature_evaluation import EvaluationSample, FeatureEvaluator
+from unfreeze.training.early_stopping import StopBelowStart
+from unfreeze.training.feature_evaluation import (
+    EvaluationSample,
+    FeatureEvaluator,
+    enough_labels,
+)
 from unfreeze.training.trainer import PretrainTrainer, TrainingPlan
+from unfreeze.transfer.plan import check_normalisation, layer_lr_scales
 
 _NOWHERE = RunFolder("", writes=False)
 
@@ -170,22 +178,33 @@ class CallbackOptions:
     ) -> list[Callback]:
         """The callbacks of a run, in the order in which they are called."""
         ignore = s.on_collapse == "ignore"
+        evaluator = FeatureEvaluator(
+            task,
+            self.sample,
+            (s.watch_every or 0) if self.evaluates else 0,
+            compute,
+            run,
+            processes=processes,
+            time_limit=self.time_limit,
+            continued=s.init != "none",
+        )
         callbacks: list[Callback] = [
-            FeatureEvaluator(
-                task,
-                self.sample,
-                (s.watch_every or 0) if self.evaluates else 0,
-                compute,
-                run,
-                processes=processes,
-                time_limit=self.time_limit,
-            ),
+            evaluator,
             *(task.callbacks(run, steps_per_epoch) or [FeatureCollapse(run, ignore)]),
             PeriodicCheckpoints(s.checkpoint_every, s.keep_every),
+            StopBelowStart(evaluator, s.patience or 0, run),
         ]
         if self.on_epoch is not None:
             callbacks.append(EpochCallback(self.on_epoch, processes))
         return callbacks
+
+
+def layer_scales(task: PretrainTask, decay: float | None) -> dict[str, float]:
+    """Parameter of the task's model -> factor on the learning rate; the head's is 1."""
+    scales = layer_lr_scales(task.backbone, decay or 1.0, ())
+    names = {id(p): name for name, p in task.model.named_parameters()}
+    own = dict(task.backbone.named_parameters())
+    return {names[id(own[name])]: scale for name, scale in scales.items()}
 
 
 def build_trainer(
@@ -211,9 +230,14 @@ def build_trainer(
         command="pretrain",
         epochs=s.epochs or 0,
         steps_per_epoch=steps,
-        optimizer=lambda model: optimizer_for_network(name, model, lr=rate(0), weight_decay=decay),
+        optimizer=lambda model: optimizer_for_network(
+            name, model, lr=rate(0), weight_decay=decay, scales=layer_scales(task, s.layer_decay)
+        ),
         learning_rate=rate,
         accumulate=s.accumulate,
+        freeze_bn_statistics=s.bn_statistics == "frozen",
+        # trainers that measure steps measure those of all layers
+        freeze_backbone_steps=steps * (s.freeze_backbone_epochs or 0) if options else 0,
         describe=lambda step: describe_run(s, fingerprint, images, step),
         resume_command=resume_command("pretrain", s.data, run.path),
     )
@@ -262,11 +286,14 @@ def prepared_for(
     precision, why = pick_precision(settings.precision, device)
     torch.manual_seed(settings.seed)
     start = _with_range(initial_network(settings, dataset.side, device), dataset.sample)
+    start = _with_normalisation(start)
     dataset.index.source.intensity = format_intensity(start.settings.range, start.settings.channels)
     room = image_memory_budget(device)
     facts = DatasetStats(
-        len(dataset.train), dataset.side, device.type, start.width, processes, room=room
-    )
+        len(dataset.train), dataset.side, device.type, start.width, processes, room=room,
+        labelled=enough_labels(dataset.index.labels[dataset.train]),
+        own_head=has_swav_head(start),
+    )  # fmt: skip
     chosen = plan(start.settings, facts)
     for size in sorted(set(chosen.settings.size_crops or ())):
         trace_forward(
@@ -276,7 +303,8 @@ def prepared_for(
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
     reasons["store"] = f"{hold.place}: {hold.reason}"
     reasons |= plan_line(start.settings, processes)
-    compute = ComputeContext(device, precision, MEAN, STD)
+    s = chosen.settings
+    compute = ComputeContext(device, precision, s.mean or MEAN, s.std or STD)
     return PreparedPretraining(dataset, start, facts, chosen, compute, hold, reasons)
 
 
@@ -290,6 +318,22 @@ def _with_range(start: PretrainStart, sample: DatasetSample) -> PretrainStart:
     rule, channels = parse_intensity(rule_text)
     reasons = start.reasons | ({"range": why} if why else {})
     return replace(start, settings=replace(s, range=rule, channels=channels), reasons=reasons)
+
+
+def _with_normalisation(start: PretrainStart) -> PretrainStart:
+    """The start with mean and std as given, else of the weights, else ImageNet's."""
+    s = start.settings
+    known = start.loaded.preprocess if start.loaded and s.recipe == "auto" else None
+    used = replace(
+        known or Preprocess(1, 1, mean=MEAN, std=STD),
+        **{name: value for name in ("mean", "std") if (value := getattr(s, name))},
+    )
+    check_normalisation(used)
+    reasons = dict(start.reasons)
+    if used.mean != MEAN and s.mean is None:
+        reasons["mean"] = "that of the weights"
+    settings = replace(s, mean=tuple(used.mean), std=tuple(used.std))
+    return replace(start, settings=settings, reasons=reasons)
 
 
 def _largest(chosen: PretrainRecipe) -> int:
