@@ -224,8 +224,9 @@ def _trained(
             lambda: write_start(trainer, chosen, dataset, reasons, tuning.tables())
         )
         trainer.fit(console)
-    loaded = prepared.start.loaded
-    processes.on_rank_zero(lambda: write_model(trainer, chosen.settings, dataset, loaded, console))
+    loaded, teacher = prepared.start.loaded, prepared.teacher
+    origin = (loaded, console, teacher)
+    processes.on_rank_zero(lambda: write_model(trainer, chosen.settings, dataset, *origin))
     return _finish(trainer, chosen, dataset, started, console)
 
 

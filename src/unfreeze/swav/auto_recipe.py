@@ -243,7 +243,9 @@ def _views(draft: _Draft, facts: DatasetStats) -> None:
         "small" if small else "photo",
         f"views of {large} pixels" + (": half the colour jitter, no blur" if small else ""),
     )
-    if small:
+    if pretrain_task(draft["method"]).needs_teacher:
+        _distilled_views(draft, large, why)
+    elif small:
         draft.fill("size_crops", (large,), why)
         draft.fill("nmb_crops", (2,), f"views of {large} pixels have no smaller crops")
         draft.fill("min_scale_crops", (0.2,), "smaller crops have too few pixels to recognise")
@@ -254,6 +256,14 @@ def _views(draft: _Draft, facts: DatasetStats) -> None:
         draft.fill("nmb_crops", (2, many), "published" if many == 6 else "4 of 6 without a GPU")
         draft.fill("min_scale_crops", (0.14, 0.05), "published")
         draft.fill("max_scale_crops", (1.0, 0.14), "published")
+
+
+def _distilled_views(draft: _Draft, large: int, why: str) -> None:
+    """Crops that show most of the image, because the teacher saw all of it."""
+    draft.fill("size_crops", (large,), why)
+    draft.fill("nmb_crops", (2,), "an image is decoded once for both")
+    draft.fill("min_scale_crops", (0.2,), "the target is the teacher's view of the whole image")
+    draft.fill("max_scale_crops", (1.0,), "the whole image")
 
 
 def _batch(draft: _Draft, facts: DatasetStats) -> None:

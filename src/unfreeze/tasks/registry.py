@@ -20,6 +20,7 @@ from unfreeze.tasks.supervised import SupervisedTask
 BUILT_IN = {
     "swav": "unfreeze.swav.task:SwAVTask",
     "deepcluster-v2": "unfreeze.swav.deepcluster_v2:DeepClusterTask",
+    "distill": "unfreeze.tasks.distillation.task:DistillTask",
 }
 SUPERVISED = {
     MULTILABEL: "unfreeze.tasks.multilabel.task:MultilabelTask",

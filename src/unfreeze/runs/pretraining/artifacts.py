@@ -16,6 +16,7 @@ from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.models.load_weights import LoadedWeights
 from unfreeze.runs.after_run import warn_on_failure
 from unfreeze.runs.pretraining.data import UnlabelledDataset
+from unfreeze.runs.pretraining.teacher import Teacher
 from unfreeze.runs.readback import check_names_read_back
 from unfreeze.runtime.atomic import replacing, write_text
 from unfreeze.runtime.console import Console
@@ -94,6 +95,7 @@ def write_model(
     dataset: UnlabelledDataset,
     loaded: LoadedWeights | None,
     console: Console,
+    teacher: Teacher | None = None,
 ) -> None:
     """Write model/ (last epoch or best checkpoint) and the images nearest to each prototype."""
     run, model, compute = trainer.run, trainer.state.model, trainer.compute
@@ -115,6 +117,7 @@ def write_model(
             "images": len(dataset.train),
             "fingerprint": dataset.fingerprint,
             "init": loaded.source if loaded else "none",
+            **(teacher.provenance() if teacher else {}),
             **({"licence": loaded.licence} if loaded and loaded.licence else {}),
             "seed": s.seed,
         },

@@ -23,6 +23,8 @@ from unfreeze.runs.pretraining.data import UnlabelledDataset, list_images
 from unfreeze.runs.pretraining.dry_run import show_plan
 from unfreeze.runs.pretraining.initialize import PretrainStart, initial_network
 from unfreeze.runs.pretraining.resume import describe_run
+from unfreeze.runs.pretraining.teacher import Teacher, load_teacher
+from unfreeze.runs.pretraining.teacher_features import teacher_features, teacher_reasons
 from unfreeze.runs.readback import check_same_images
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import image_memory_budget, pick_device, pick_precision
@@ -53,7 +55,7 @@ _NOWHERE = RunFolder("", writes=False)
 class PreparedPretraining:
     """The listed images, the initial network and the plan.
 
-    `hold`: the pixel cache. `reasons`: why a setting has its value.
+    `hold`: the pixel cache. `reasons`: why a setting has its value. `teacher`: of `--teacher`.
     """
 
     found: UnlabelledDataset
@@ -63,14 +65,23 @@ class PreparedPretraining:
     compute: ComputeContext
     hold: PixelCachePlan
     reasons: dict[str, str]
+    teacher: Teacher | None = None
 
     def checked(self, processes: Distributed, console: Console) -> UnlabelledDataset:
-        """The images after decoding each once; verified to be the same in every process."""
+        """The images after decoding each once; verified to be the same in every process.
+
+        With the features of the teacher, if there is one.
+        """
         s, side = self.start.settings, _largest(self.plan)
         # rank 0 first: the others read its pixel cache from disk
         dataset = processes.rank_zero_first(lambda: self.found.checked(s, side, self.hold, console))
         check_same_images(processes, dataset.index)
-        return dataset
+        if self.teacher is None:
+            return dataset
+        features = teacher_features(
+            self.teacher, dataset.index, self.compute.device, processes, console
+        )
+        return replace(dataset, teacher=features)
 
     def planned(self, dataset: UnlabelledDataset) -> PretrainRecipe:
         """The plan for the usable images."""
@@ -104,6 +115,7 @@ class PreparedPretraining:
                 s,
                 dataset.train,
                 processes,
+                dataset.teacher,
             )
         )
         if s.sync_bn in ("all", "groups"):
@@ -237,6 +249,10 @@ def prepare_pretraining(
     dataset = list_images(settings, console)
     prepared = prepared_for(settings, named, dataset, device, processes)
     prepared.reasons.update(budgeted or {})
+    if settings.teacher is not None:
+        teacher = load_teacher(settings)
+        prepared = replace(prepared, teacher=teacher)
+        prepared.reasons.update(teacher_reasons(teacher, len(dataset.train), device))
     show_plan(prepared.plan, prepared.reasons, prepared.facts, console)
     if dataset.sample.cropped is not None and dataset.sample.cropped.warning is not None:
         console.warn(dataset.sample.cropped.warning)
