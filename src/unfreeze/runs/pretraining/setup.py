@@ -4,6 +4,7 @@ import copy
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
@@ -11,6 +12,7 @@ from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.data.augment.multicrop import MEAN, STD
 from unfreeze.data.cache.policy import PixelCachePlan
 from unfreeze.data.images.intensity import format_intensity, parse_intensity
+from unfreeze.data.index.index import Index
 from unfreeze.data.loading.device_loader import DeviceImages, bytes_held
 from unfreeze.data.loading.loader import Loader
 from unfreeze.data.loading.sample import DatasetSample
@@ -21,6 +23,7 @@ from unfreeze.optim.optimizer import optimizer_for_network
 from unfreeze.runs.pretraining.autotune import plan_line
 from unfreeze.runs.pretraining.data import UnlabelledDataset, list_images
 from unfreeze.runs.pretraining.dry_run import show_plan
+from unfreeze.runs.pretraining.evaluation_data import evaluation_sample
 from unfreeze.runs.pretraining.initialize import PretrainStart, initial_network
 from unfreeze.runs.pretraining.resume import describe_run
 from unfreeze.runs.pretraining.teacher import Teacher, load_teacher
@@ -35,7 +38,7 @@ from unfreeze.swav.auto_recipe import PretrainRecipe, plan, view_specs
 from unfreeze.swav.dataset_stats import DatasetStats
 from unfreeze.swav.presets import check_method, with_recipe
 from unfreeze.swav.throughput import StepConfig
-from unfreeze.tasks.base import PretrainTask, TaskContext
+from unfreeze.tasks.base import PretrainTask, TaskContext, TeacherFeatures
 from unfreeze.tasks.registry import pretrain_task
 from unfreeze.training.callbacks import (
     Callback,
@@ -78,10 +81,24 @@ class PreparedPretraining:
         check_same_images(processes, dataset.index)
         if self.teacher is None:
             return dataset
-        features = teacher_features(
-            self.teacher, dataset.index, self.compute.device, processes, console
-        )
+        features = self.features_of(dataset.index, processes, console)
         return replace(dataset, teacher=features)
+
+    def features_of(
+        self, index: Index, processes: Distributed, console: Console
+    ) -> TeacherFeatures:
+        """The teacher's features of all images of an index. Collective."""
+        if self.teacher is None:
+            raise ValueError("there is no teacher")
+        return teacher_features(self.teacher, index, self.compute.device, processes, console)
+
+    def evaluation_sample(
+        self, s: PretrainSettings, dataset: UnlabelledDataset, console: Console
+    ) -> EvaluationSample:
+        """The images of the feature evaluations, for rank 0 alone."""
+        features = partial(self.features_of, processes=Distributed(), console=console)
+        teacher = None if self.teacher is None else features
+        return evaluation_sample(s, dataset, self.found.index, console, teacher)
 
     def planned(self, dataset: UnlabelledDataset) -> PretrainRecipe:
         """The plan for the usable images."""

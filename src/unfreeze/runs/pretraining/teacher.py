@@ -104,9 +104,7 @@ def load_teacher(s: PretrainSettings) -> Teacher:
     return Teacher(inference, spec, loaded.account, loaded.licence or licence_of(spec))
 
 
-def _headless(
-    network: nn.Module, arch: str, stem: str, preprocess: Preprocess
-) -> InferenceNetwork:
+def _headless(network: nn.Module, arch: str, stem: str, preprocess: Preprocess) -> InferenceNetwork:
     card = ModelCard("backbone", arch, stem, preprocess=preprocess.as_dict())
     return InferenceNetwork(network, card, preprocess)
 
@@ -132,7 +130,9 @@ def _teacher_of_run(run: str, arch: str | None) -> Teacher:
 def _arch_of_name(spec: str, arch: str | None) -> str:
     """The architecture that a name without a file means."""
     if arch is not None:
-        raise WeightsError(f"There is no teacher {spec}: no such file or folder.", "Check the path.")
+        raise WeightsError(
+            f"There is no teacher {spec}: no such file or folder.", "Check the path."
+        )
     try:
         return canonical_arch(spec)
     except UsageError as error:

@@ -52,7 +52,9 @@ class CacheKey:
     @property
     def store(self) -> ChunkStore:
         """Chunks of a multiple of the batch, so a resumed pass has the same batches."""
-        batches = max(1, (self.chunk or chunk_store.CHUNK_BYTES) // max(1, self.row_bytes * self.batch))
+        batches = max(
+            1, (self.chunk or chunk_store.CHUNK_BYTES) // max(1, self.row_bytes * self.batch)
+        )
         features = TensorSpec(TENSOR, _DTYPES[self.dtype], self.shape)
         return ChunkStore(FEATURE_CACHE, self.key, self.rows, self.batch * batches, (features,))
 
