@@ -71,7 +71,8 @@ class PretrainResult(Displayed):
     `figures`: metrics of the last feature evaluation that need no labels. `knn`: k-NN accuracy,
     correct, total and split of the last evaluation, and accuracy of the untrained network and of
     the teacher, if there is one; None without labels. `best`: epoch (counted from 1), metric, value
-    and checkpoint of the best evaluation. `kept`: "last" or "best", the weights in `model`. `warnings`: see `RunWarning`.
+    and checkpoint of the best evaluation. `kept`: "last" or "best", the weights in `model`.
+    `warnings`: see `RunWarning`.
     """
 
     run: str
