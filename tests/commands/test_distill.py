@@ -52,9 +52,7 @@ def teacher(tmp_path):
     remove_head(model)
     own = Preprocess(24, 28, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     origin = {"verb": "pretrain", "steps": 3, "init": "none", "licence": "Free for all."}
-    card = ModelCard(
-        "backbone", "unfreeze/tiny", preprocess=own.as_dict(), provenance=origin
-    )
+    card = ModelCard("backbone", "unfreeze/tiny", preprocess=own.as_dict(), provenance=origin)
     save_model(folder / "model", model.state_dict(), card)
     return folder
 
@@ -206,9 +204,7 @@ def test_an_untrained_teacher_is_refused(tmp_path, capsys):
     incomplete = network().state_dict()
     del incomplete["stem.0.weight"]
     torch.save(incomplete, tmp_path / "part.pth")
-    error = refused(
-        capsys, 4, *ready, tmp_path / "part.pth", "--teacher-arch", "unfreeze/tiny"
-    )
+    error = refused(capsys, 4, *ready, tmp_path / "part.pth", "--teacher-arch", "unfreeze/tiny")
     assert "lacks 1 of its parameters, the first: stem.0.weight" in error
 
 
@@ -276,9 +272,7 @@ def test_killed_and_resumed_is_straight_to_the_bit(tmp_path, teacher):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    resumed = subprocess.run(
-        [*command(str(killed)), "--resume"], capture_output=True, text=True
-    )
+    resumed = subprocess.run([*command(str(killed)), "--resume"], capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
     assert 6 <= int(re.search(r"Resuming from step (\d+) of 120", resumed.stderr)[1]) < 120
     one, other = (

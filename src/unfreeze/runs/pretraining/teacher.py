@@ -180,13 +180,14 @@ def _check_loaded(spec: str, network: nn.Module, loaded: LoadedWeights) -> None:
 def _check_statistics(spec: str, network: nn.Module) -> None:
     """WeightsError if batch norm never saw an image: the weights are an initialisation."""
     norms = [
-        module
+        (module.running_mean, module.running_var)
         for module in network.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
     ]
-    if norms and all(
-        bool((norm.running_mean == 0).all()) and bool((norm.running_var == 1).all())
-        for norm in norms
+    known = [(mean, var) for mean, var in norms if mean is not None and var is not None]
+    if known and all(
+        torch.equal(mean, torch.zeros_like(mean)) and torch.equal(var, torch.ones_like(var))
+        for mean, var in known
     ):
         raise _untrained(spec)
 

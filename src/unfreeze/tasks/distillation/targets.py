@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+ROWS = 4096  # images at a time, which limits the memory
+
+
 @dataclass(frozen=True)
 class PrincipalAxes:
     """The `mean` `[D]` of features and their first principal `axes` `[D, d]`, both float32.
@@ -26,7 +29,7 @@ class PrincipalAxes:
         mean = sum((part.double().sum(0) for part in parts), torch.zeros(width).double()) / count
         scatter = torch.zeros(width, width, dtype=torch.float64)
         for part in parts:
-            for rows in part.split(4096):
+            for rows in torch.split(part, ROWS):
                 centred = rows.double() - mean
                 scatter.addmm_(centred.T, centred)
         values, vectors = torch.linalg.eigh(scatter)
@@ -41,7 +44,9 @@ class PrincipalAxes:
         An image whose features are the mean gets zeros: nothing is learned from it.
         """
         rows = [
-            (rows - self.mean) @ self.axes for part in parts for rows in part.float().split(4096)
+            (rows.float() - self.mean) @ self.axes
+            for part in parts
+            for rows in torch.split(part, ROWS)
         ]
         return F.normalize(torch.cat(rows), dim=1)
 
