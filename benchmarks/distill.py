@@ -1,7 +1,7 @@
 """Distillation beside SwAV in the same time, and beside the teacher.
 
-    python benchmarks/distill.py --cifar cifar10.zip --trashnet trashnet-subset.zip \\
-        --teacher efficientnet-lite0-imagenet.pth --seeds 0 1 2 --json benchmarks/results/distill.json
+    python benchmarks/distill.py --cifar cifar10.zip --trashnet trashnet-subset.zip --threads 1
+        --teacher efficientnet-lite0-imagenet.pth --json benchmarks/results/distill.json
 
 Arms: the teacher's own features; the student untrained; the student after `pretrain --method
 distill` with the auto recipe (`--epochs` overrides); the student after SwAV's auto recipe with as
@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from cifar import machine
 from scipy import stats
 
 import unfreeze
+from cifar import machine
 from unfreeze.data.index.splits import subset
 from unfreeze.evaluation.knn import knn_accuracy
 from unfreeze.evaluation.logistic_regression import linear_accuracy
@@ -119,7 +119,7 @@ class Benchmark:
         self.report["rows"].append(row)
         temporary = Path(f"{self.args.json}.part")
         temporary.write_text(json.dumps(self.report, indent=1) + "\n")
-        os.replace(temporary, self.args.json)
+        temporary.replace(self.args.json)
         print(json.dumps(row), flush=True)
         return row
 

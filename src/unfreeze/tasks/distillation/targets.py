@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 ROWS = 4096  # images at a time, which limits the memory
 
 
