@@ -1,7 +1,6 @@
 """`pretrain --method distill`, through the command line."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -221,7 +220,7 @@ def test_a_file_needs_its_own_architecture_not_the_students(tmp_path, capsys):
 def test_a_teacher_may_move_but_not_change_before_a_resume(tmp_path, teacher, capsys):
     run, moved = tmp_path / "run", tmp_path / "moved"
     assert pretrain(run, teacher, "--checkpoint-every", "1") == 0
-    os.rename(teacher, moved)
+    teacher.rename(moved)
     assert pretrain(run, moved, "--resume") == 0
     capsys.readouterr()
     model = network(seed=5)

@@ -225,8 +225,7 @@ def _trained(
             lambda: write_start(trainer, chosen, dataset, reasons, tuning.tables())
         )
         trainer.fit(console)
-    loaded, teacher = prepared.start.loaded, prepared.teacher
-    origin = (loaded, console, teacher)
+    origin = prepared.start.loaded, console, prepared.teacher
     processes.on_rank_zero(lambda: write_model(trainer, chosen.settings, dataset, *origin))
     return _finish(trainer, chosen, dataset, started, console)
 
