@@ -82,7 +82,7 @@ def test_a_student_learns_and_is_used_by_every_command(tmp_path, teacher, passed
     assert result["steps"] == 18 and sum(passed) == 96
     assert 0 < result["knn"]["teacher"] <= 1 and result["knn"]["total"] == 96
     losses = [r["loss"] for r in read_metrics(run) if r["split"] == "train"]
-    assert max(losses) <= 2 and np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.1
+    assert max(losses) <= 2 and np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.05
     card = json.loads((run / "model/model.json").read_text())
     origin = card["provenance"]
     assert origin["method"] == "distill" and origin["teacher"] == str(teacher)
