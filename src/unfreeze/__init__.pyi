@@ -1105,6 +1105,8 @@ def pretrain(
     init: str | PathLike[str] = "none",
     allow_partial: bool = False,
     method: str = "swav",
+    teacher: str | PathLike[str] | None = None,
+    teacher_arch: str | None = None,
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     image_size: int | None = None,
@@ -1176,7 +1178,9 @@ def pretrain(
         arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: by image size and device).
         init: initial weights: none, imagenet, swav, NAME, URL, FILE or RUN (and its SwAV head).
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
-        method: method: swav, deepcluster-v2 (k-means instead of Sinkhorn-Knopp), or one that another package registers. One of: 'swav', 'deepcluster-v2'.
+        method: method: swav, deepcluster-v2 (k-means instead of Sinkhorn-Knopp), distill (learns the features of teacher), or one that another package registers. One of: 'swav', 'deepcluster-v2', 'distill'.
+        teacher: teacher of method='distill': a trained network of torchvision or timm (timm/NAME), FILE, URL or RUN.
+        teacher_arch: architecture of the teacher, if its file does not name it.
         recipe: defaults of settings that are not given: derived from the images (auto), or a published ImageNet recipe. One of: 'auto', 'swav-100ep', 'swav-200ep', 'swav-400ep', 'swav-800ep', 'swav-200ep-bs256', 'swav-400ep-bs256', 'swav-400ep-2x224', 'swav-w2-400ep', 'swav-w4-400ep'.
         stem: stem (first layers): small keeps the resolution of small images. One of: 'auto', 'imagenet', 'small'.
         image_size: large crops in pixels; small ones in proportion.
@@ -1247,6 +1251,8 @@ def pretrain(
     init: str | PathLike[str] = "none",
     allow_partial: bool = False,
     method: str = "swav",
+    teacher: str | PathLike[str] | None = None,
+    teacher_arch: str | None = None,
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     image_size: int | None = None,
@@ -1317,6 +1323,8 @@ def pretrain(
     init: str | PathLike[str] = "none",
     allow_partial: bool = False,
     method: str = "swav",
+    teacher: str | PathLike[str] | None = None,
+    teacher_arch: str | None = None,
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     image_size: int | None = None,
