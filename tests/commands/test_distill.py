@@ -17,6 +17,7 @@ from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.index.index import TRAIN, build_index
 from unfreeze.data.sources.open import open_source
+from unfreeze.errors import WeightsError
 from unfreeze.models.build import build
 from unfreeze.models.head import remove_head
 from unfreeze.runs.pretraining import teacher_features as passes
@@ -207,14 +208,22 @@ def test_an_untrained_teacher_is_refused(tmp_path, capsys):
     assert "lacks 1 of its parameters, the first: stem.0.weight" in error
 
 
-def test_a_file_needs_its_own_architecture_not_the_students(tmp_path, capsys):
-    torch.save({"a.weight": torch.rand(3, 4), "b.weight": torch.rand(5)}, tmp_path / "odd.pth")
-    ready = [*STUDENT, "--out", tmp_path / "run", "--teacher", tmp_path / "odd.pth"]
-    error = refused(capsys, 4, *ready)
-    assert "Add --teacher-arch NAME" in error
+def test_a_file_needs_its_own_architecture_not_the_students(tmp_path, monkeypatch, capsys):
+    def unknown(spec, arch=None):
+        raise WeightsError(f"{spec} matches no known architecture.", "Name it with --arch.")
+
+    monkeypatch.setattr("unfreeze.runs.pretraining.teacher.arch_of_weights", unknown)
+    torch.save(network().state_dict(), tmp_path / "odd.pth")
+    error = refused(
+        capsys, 4, *STUDENT, "--out", tmp_path / "run", "--teacher", tmp_path / "odd.pth"
+    )
+    assert "Add --teacher-arch NAME" in error and "--arch." not in error
+
+
+def test_the_architecture_of_a_file_can_be_named(tmp_path):
     torch.save(network().state_dict(), tmp_path / "tiny.pth")
-    assert pretrain(tmp_path / "run", tmp_path / "tiny.pth", "--epochs", "1",
-                    "--teacher-arch", "unfreeze/tiny") == 0  # fmt: skip
+    words = ("--epochs", "1", "--teacher-arch", "unfreeze/tiny")
+    assert pretrain(tmp_path / "run", tmp_path / "tiny.pth", *words) == 0
 
 
 def test_a_teacher_may_move_but_not_change_before_a_resume(tmp_path, teacher, capsys):
