@@ -222,7 +222,17 @@ def test_a_file_needs_its_own_architecture_not_the_students(tmp_path, monkeypatc
 
 def test_the_architecture_of_a_file_can_be_named(tmp_path):
     torch.save(network().state_dict(), tmp_path / "tiny.pth")
-    words = ("--epochs", "1", "--teacher-arch", "unfreeze/tiny")
+    # it states no preprocessing, so it sees 224 pixels: few images
+    words = (
+        "--epochs",
+        "1",
+        "--limit",
+        "4",
+        "--batch-size",
+        "4",
+        "--teacher-arch",
+        "unfreeze/tiny",
+    )
     assert pretrain(tmp_path / "run", tmp_path / "tiny.pth", *words) == 0
 
 
