@@ -233,7 +233,7 @@ def test_the_architecture_of_a_file_can_be_named(tmp_path):
         "--teacher-arch",
         "unfreeze/tiny",
     )
-    assert pretrain(tmp_path / "run", tmp_path / "tiny.pth", *words) == 0
+    assert pretrain(tmp_path / "run", tmp_path / "tiny.pth", *words, "--watch-every", "0") == 0
 
 
 def test_a_teacher_may_move_but_not_change_before_a_resume(tmp_path, teacher, capsys):
