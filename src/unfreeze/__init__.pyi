@@ -1114,6 +1114,8 @@ def pretrain(
     layer_decay: float | None = None,
     allow_partial: bool = False,
     method: str = "swav",
+    teacher: str | PathLike[str] | None = None,
+    teacher_arch: str | None = None,
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     stem_init: Literal["auto", "random"] = "auto",
@@ -1192,7 +1194,9 @@ def pretrain(
         bn_statistics: what batch norms of the backbone normalise by in training: statistics of the batch, or the running ones of init, which then stay as they are (frozen). One of: 'batch', 'frozen'.
         layer_decay: layer-wise learning rate decay: factor from each stage to the stage before it (1: off).
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
-        method: method; auto: simclr for images of up to 64 pixels, else swav; packages can add more. One of: 'swav', 'deepcluster-v2', 'simclr', 'auto'.
+        method: method; auto: simclr for images of up to 64 pixels, else swav; packages can add more. One of: 'swav', 'deepcluster-v2', 'simclr', 'distill', 'auto'.
+        teacher: teacher of method='distill': a trained network of torchvision or timm (timm/NAME), FILE, URL or RUN.
+        teacher_arch: architecture of the teacher, if its file does not name it.
         recipe: defaults of settings that are not given: derived from the images (auto), or a published ImageNet recipe. One of: 'auto', 'swav-100ep', 'swav-200ep', 'swav-400ep', 'swav-800ep', 'swav-200ep-bs256', 'swav-400ep-bs256', 'swav-400ep-2x224', 'swav-w2-400ep', 'swav-w4-400ep'.
         stem: stem (first layers): small keeps the resolution of small images. One of: 'auto', 'imagenet', 'small'.
         stem_init: initial filters of a 3x3 stem that is trained from scratch on images of up to 64 pixels: whitening filters of the images (auto), or random. One of: 'auto', 'random'.
@@ -1270,6 +1274,8 @@ def pretrain(
     layer_decay: float | None = None,
     allow_partial: bool = False,
     method: str = "swav",
+    teacher: str | PathLike[str] | None = None,
+    teacher_arch: str | None = None,
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     stem_init: Literal["auto", "random"] = "auto",
@@ -1347,6 +1353,8 @@ def pretrain(
     layer_decay: float | None = None,
     allow_partial: bool = False,
     method: str = "swav",
+    teacher: str | PathLike[str] | None = None,
+    teacher_arch: str | None = None,
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     stem_init: Literal["auto", "random"] = "auto",

@@ -155,3 +155,20 @@ def test_everything_for_a_gpu_runs_without_one(shared, tmp_path, monkeypatch):
     assert len(names) == 6
     for name in names:
         assert json.loads((tmp_path / f"{name}.json").read_text())
+
+
+def test_arms_of_distillation_are_means_with_intervals_over_seeds(benchmark):
+    distill = benchmark("distill")
+    mean, half = distill.interval([0.4, 0.5, 0.6])
+    assert mean == pytest.approx(0.5) and half == pytest.approx(4.302653 * 0.1 / 3**0.5)
+    assert distill.interval([0.4]) == (0.4, 0.0)
+    values = {"linear": 0.5, "epochs": 3, "seconds": 60.0}
+    rows = [{"data": "cifar", "arm": "teacher", "seed": None, "knn": 0.7, "linear": 0.75}]
+    rows += [
+        {"data": "cifar", "arm": "distill", "seed": seed, "knn": knn, **values}
+        for seed, knn in enumerate((0.4, 0.5, 0.6))
+    ]
+    assert distill.table(rows).splitlines()[2:] == [
+        "| cifar | teacher | 0.700 | 0.750 | - | - |",
+        "| cifar | distill | 0.500 ± 0.248 | 0.500 ± 0.000 | 3 | 60 |",
+    ]

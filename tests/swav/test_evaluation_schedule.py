@@ -1,6 +1,6 @@
 import pytest
 
-from unfreeze.swav.auto_recipe import (
+from unfreeze.swav.evaluation_schedule import (
     EVALUATED_MOST,
     FEWEST,
     SHARE,

@@ -34,11 +34,7 @@ from unfreeze.runs.pretraining.dry_run import (
     show_forecast,
     show_pretrain_cost,
 )
-from unfreeze.runs.pretraining.evaluation_data import (
-    evaluation_sample,
-    evaluation_summary,
-    kept_weights,
-)
+from unfreeze.runs.pretraining.evaluation_data import evaluation_summary, kept_weights
 from unfreeze.runs.pretraining.initialize import inherit_head
 from unfreeze.runs.pretraining.resume import checkpoint_threads, resume_trainer
 from unfreeze.runs.pretraining.setup import (
@@ -73,10 +69,11 @@ class PretrainResult(Displayed):
     """The result of a pretraining run; `loss` is the mean of the last record, None for 0 epochs.
 
     `figures`: metrics of the last feature evaluation that need no labels. `knn`: k-NN accuracy,
-    correct, total and split of the last evaluation, and accuracy of the untrained network; None
-    without labels. `best`: epoch (counted from 1), metric, value and checkpoint of the best
-    evaluation. `kept`: "last", "best" or "start", the weights in `model`. `continued`: those
-    compared with the weights of `--init`; None without `--init`. `warnings`: see `RunWarning`.
+    correct, total and split of the last evaluation, and accuracy of the untrained network and of
+    the teacher, if there is one; None without labels. `best`: epoch (counted from 1), metric, value
+    and checkpoint of the best evaluation. `kept`: "last", "best" or "start", the weights in
+    `model`. `continued`: those compared with the weights of `--init`; None without `--init`.
+    `warnings`: see `RunWarning`.
     """
 
     run: str
@@ -215,9 +212,9 @@ def _trained(
     # of rank 0: modification times differ between copies of the data on several machines
     fingerprint = processes.on_rank_zero(lambda: dataset.fingerprint)
     evaluates = bool(chosen.settings.watch_every and chosen.settings.epochs)
-    here, listed = evaluates and processes.is_rank_zero, prepared.found.index
+    here = evaluates and processes.is_rank_zero
     sample = processes.on_all_ranks(
-        lambda: evaluation_sample(chosen.settings, dataset, listed, console) if here else None
+        lambda: prepared.evaluation_sample(chosen.settings, dataset, console) if here else None
     )
     options = CallbackOptions(fingerprint, deadline, evaluates, sample, on_epoch)
     trainer = processes.on_all_ranks(lambda: make(chosen, tuning.way, run=run, options=options))
@@ -231,7 +228,7 @@ def _trained(
         )
         trainer.fit(console)
     write = partial(write_model, trainer, chosen.settings, dataset, prepared.start.loaded)
-    processes.on_rank_zero(lambda: write(console, started))
+    processes.on_rank_zero(lambda: write(console, started, prepared.teacher))
     return _finish(trainer, chosen, dataset, started, console)
 
 

@@ -13,7 +13,7 @@ from unfreeze.config.shared import (
     data_setting,
 )
 
-METHODS = ("swav", "deepcluster-v2", "simclr", "auto")
+METHODS = ("swav", "deepcluster-v2", "simclr", "distill", "auto")
 OPTIMIZERS = ("larc", "adamw", "sgd")
 AUGMENTS = ("photo", "small", "mono", "digits")
 RECIPES = (
@@ -91,6 +91,22 @@ class PretrainSettings(
         choices=METHODS,
         plugins="pretrain",
         basic=4,
+    )
+    teacher: str | None = setting(
+        None,
+        "teacher of --method distill: a trained network of torchvision or timm (timm/NAME), FILE, "
+        "URL or RUN",
+        group="model",
+        unset="none",
+        metavar="NAME|FILE|RUN",
+        path="input",
+    )
+    teacher_arch: str | None = setting(
+        None,
+        "architecture of the teacher, if its file does not name it",
+        group="model",
+        unset="that of the file",
+        metavar="NAME",
     )
     recipe: str = setting(
         "auto",

@@ -85,6 +85,11 @@ def _loss(findings: RunData) -> PlotPanel:
             "Cross-entropy between codes and predictions of different crops. A loss that stays at "
             "the dashed line means collapse; the codes change too, so the loss may rise again."
         )
+    if findings.settings.get("teacher"):
+        level = (1.0, "1: guessing")
+        note = (
+            "1 - cosine of each crop's prediction with the teacher's features of the whole image."
+        )
     # --find-lr logs every rate at step 0, up to where the loss diverges
     trained = [record for record in findings.metrics if record.get("split") != "find-lr"]
     lines = _lines(findings, trained, "loss")

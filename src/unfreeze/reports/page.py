@@ -109,6 +109,8 @@ def header_facts(findings: RunData) -> list[tuple[str, str]]:
     arch = (findings.comparison or findings.settings).get("arch")
     if arch:
         rows.append(("network", str(arch)))
+    if findings.settings.get("teacher"):
+        rows.append(("teacher", str(findings.settings["teacher"])))
     if findings.settings.get("data"):
         rows.append(("data", data_name(findings.settings["data"])))
     if facts.get("images"):
@@ -126,6 +128,9 @@ def header_facts(findings: RunData) -> list[tuple[str, str]]:
     seconds = (findings.demo or findings.result or {}).get("seconds")
     if seconds:
         rows.append(("time", format_duration(seconds)))
+    knn = (findings.result or {}).get("knn")
+    if isinstance(knn, dict) and knn.get("teacher"):
+        rows.append(("k-NN with the teacher's features", verdict.percent(knn["teacher"])))
     return rows + _repeated(findings.repeated)
 
 

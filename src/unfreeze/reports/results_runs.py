@@ -169,6 +169,8 @@ def _knn(knn: Mapping[str, Any] | None) -> str:
     low, high = (percent(bound) for bound in wilson_interval(knn["correct"], knn["total"]))
     start = knn.get("at_start")
     before = "" if start is None else f"; {percent(start)} before the first step"
+    if knn.get("teacher"):
+        before += f", {percent(knn['teacher'])} with the teacher's features"
     return (
         f"{percent(knn['accuracy'])} of {on_images(knn['total'], knn['split'])} (95 % interval "
         f"{low} to {high}){before}"

@@ -21,12 +21,14 @@ from unfreeze.runs.finetuning.setup import new_job, set_up_model
 from unfreeze.runs.pretraining.data import list_images
 from unfreeze.runs.pretraining.dry_run import epoch_seconds
 from unfreeze.runs.pretraining.setup import PreparedPretraining, prepared_for
+from unfreeze.runs.pretraining.teacher import load_teacher
+from unfreeze.runs.pretraining.teacher_features import pass_seconds
 from unfreeze.runs.training_cost import finetune_cost
 from unfreeze.runtime.console import Console, QuietConsole
 from unfreeze.runtime.device import pick_device
 from unfreeze.runtime.time_limit import HOUR, parse_duration, rough_duration
 from unfreeze.swav.auto_recipe import choose_arch
-from unfreeze.swav.presets import with_recipe
+from unfreeze.swav.presets import check_method, with_recipe
 from unfreeze.transfer.cost import CostInput
 from unfreeze.transfer.initialize import DEFAULT
 from unfreeze.transfer.plan import EPOCHS
@@ -102,7 +104,7 @@ def budget_pretrain(
     """(settings with the values of `--time-budget`, their reasons); unchanged without it."""
     if s.time_budget is None or _is_resumed(s):
         return s, {}
-    budget = parse_duration(s.time_budget, FLAG)
+    budget = _after_teacher(s, parse_duration(s.time_budget, FLAG))
     return _with_choice(s, choose_option(pretrain_options(s, processes, noised), budget))
 
 
@@ -123,7 +125,8 @@ def with_budget_choice(s: S, chosen: S) -> S:
 
 def pretrain_hint(s: PretrainSettings, processes: int, noised: Noised) -> dict[str, Any] | None:
     """The values that fit into an hour; None if none do."""
-    return _hint(s, choose_option(pretrain_options(s, processes, noised), HOUR))
+    budget = _after_teacher(s, HOUR)
+    return _hint(s, choose_option(pretrain_options(s, processes, noised), budget))
 
 
 def finetune_hint(
@@ -223,6 +226,16 @@ def pretrain_options(s: PretrainSettings, processes: int, noised: Noised) -> Ite
                 return epoch_seconds(prepared.plan, prepared.facts, noised(prepared), flops, enough)
 
             yield BudgetOption(values, least, most, seconds)
+
+
+def _after_teacher(s: PretrainSettings, budget: float) -> float:
+    """The seconds of a budget that are left when the teacher has seen every image."""
+    if s.teacher is None:
+        return budget
+    check_method(s)
+    images = len(list_images(replace(s, dry_run=True), QuietConsole()).train)
+    seconds = pass_seconds(load_teacher(replace(s, dry_run=True)), images, pick_device(s.device))
+    return max(0.0, budget - (seconds or 0.0))
 
 
 def _smaller(arch: str) -> tuple[str, ...]:

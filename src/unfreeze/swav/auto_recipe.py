@@ -17,6 +17,7 @@ from unfreeze.errors import DataError, UsageError
 from unfreeze.optim.optimizer import warmup_cosine
 from unfreeze.swav.continued_recipe import CONTINUED_LR, continued_values
 from unfreeze.swav.dataset_stats import SMALL, DatasetStats, choose_crop_device
+from unfreeze.swav.evaluation_schedule import EvaluationSchedule
 from unfreeze.swav.presets import (
     EPSILON,
     PUBLISHED,
@@ -75,49 +76,6 @@ def queue_length(images: int, batch: int, K: int) -> ValueWithReason:
     if not length:
         return ValueWithReason(0, f"{images:,} images are too few for a queue")
     return ValueWithReason(length, f"at most a quarter of the {images:,} images and 15 batches")
-
-
-TIMES, SHARE = 10, 0.05
-FEWEST, EVALUATED_MOST = 512, 2048  # images
-VIEWS = 2  # passes per image: the centre crop, and two random views of half of them
-
-
-@dataclass(frozen=True)
-class EvaluationSchedule:
-    """Evaluation schedule of a run; `work`: pixels of all views of an image.
-
-    `precise`: as many images as allowed, because their result decides about the weights.
-    """
-
-    images: int
-    epochs: int
-    work: int
-    side: int  # of the large view, in pixels
-    precise: bool = False
-
-    @property
-    def sample(self) -> int:
-        """Images per evaluation, as many as the budget allows."""
-        if self.precise:
-            return min(self.images, EVALUATED_MOST)
-        budget = SHARE * self.epochs * self._epoch / ((TIMES + 1) * VIEWS * self.side**2)
-        return min(self.images, max(FEWEST, min(EVALUATED_MOST, int(budget))))
-
-    @property
-    def every(self) -> int:
-        """Epochs between two evaluations; the last epoch always has one."""
-        cost = VIEWS * self.sample * self.side**2
-        return max(1, math.ceil(self.epochs / TIMES), math.ceil(cost / (SHARE * self._epoch)))
-
-    @property
-    def why(self) -> str:
-        """Reason of `every`, for people."""
-        often = self.every == max(1, math.ceil(self.epochs / TIMES))
-        return "ten times per run" if often else "at most 5 % of the work"
-
-    @property
-    def _epoch(self) -> float:
-        return 3.0 * max(1, self.images) * max(1, self.work)
 
 
 TINY = 24  # pixels of the largest view, below which epsilon is lower
@@ -257,7 +215,9 @@ def _views(draft: _Draft, facts: DatasetStats) -> None:
         "small" if small else "photo",
         f"views of {large} pixels" + (": half the colour jitter, no blur" if small else ""),
     )
-    if small:
+    if pretrain_task(draft["method"]).needs_teacher:
+        _distilled_views(draft, *crop)
+    elif small:
         draft.fill("size_crops", (crop[0],), crop[1])
         draft.fill("nmb_crops", (2,), f"views of {large} pixels have no smaller crops")
         draft.fill("min_scale_crops", (0.2,), "smaller crops have too few pixels to recognise")
@@ -277,6 +237,14 @@ def _small_image_crop(side: int, why: str) -> tuple[int, str]:
         return side, why
     # a crop is a part of the image, enlarged: objects then have the size of those in the image
     return crop, f"three quarters of {side}: cheaper, and more accurate on whole images"
+
+
+def _distilled_views(draft: _Draft, large: int, why: str) -> None:
+    """Crops that show most of the image, because the teacher saw all of it."""
+    draft.fill("size_crops", (large,), why)
+    draft.fill("nmb_crops", (2,), "an image is decoded once for both")
+    draft.fill("min_scale_crops", (0.2,), "the target is the teacher's view of the whole image")
+    draft.fill("max_scale_crops", (1.0,), "the whole image")
 
 
 def _batch(draft: _Draft, facts: DatasetStats) -> None:

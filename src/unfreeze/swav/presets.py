@@ -155,6 +155,18 @@ def check_method(s: PretrainSettings) -> None:
     given = [name for name in given_of_method(s) if name not in uses]
     if given:
         raise UsageError(f"{flag(given[0])} has no effect with --method {s.method}.", "Omit it.")
+    needs_teacher = pretrain_task(s.method).needs_teacher
+    if needs_teacher and s.teacher is None:
+        raise UsageError(
+            f"--method {s.method} needs a teacher.",
+            "Add --teacher timm/NAME, or the FILE or RUN of a trained network.",
+        )
+    for name in ("teacher", "teacher_arch"):
+        if not needs_teacher and getattr(s, name) is not None:
+            raise UsageError(
+                f"{flag(name)} has no effect with --method {s.method}.",
+                "Omit it, or add --method distill.",
+            )
     if s.method != "swav" and s.recipe != "auto":
         raise UsageError(f"--recipe {s.recipe} is for --method swav.", "Omit one of the two.")
 

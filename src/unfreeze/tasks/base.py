@@ -91,12 +91,25 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
+class TeacherFeatures:
+    """What a trained network computes of the training images, for methods that learn from one.
+
+    `parts`: float32 `[n, D]` on the CPU, together one row for each of `TaskContext.positions`, in
+    their order. `sha256`: digest of the teacher's weights and preprocessing.
+    """
+
+    parts: Sequence[Tensor]
+    sha256: str
+
+
+@dataclass(frozen=True)
 class TaskContext:
     """What a pretraining task is built for.
 
     `backbone` maps `[B, 3, S, S]` to `[B, width]`. `settings` are complete: nothing is None that
     the method uses. `positions` `[N]`: the training images. `processes`: this process and the
-    others of a data parallel run.
+    others of a data parallel run. `teacher`: for a method that `needs_teacher`; None if it is built
+    to measure steps only.
     """
 
     backbone: nn.Module
@@ -104,6 +117,7 @@ class TaskContext:
     settings: PretrainSettings
     positions: npt.NDArray[np.int64]
     processes: Distributed
+    teacher: TeacherFeatures | None = None
 
 
 class PretrainTask(Task):
@@ -116,6 +130,7 @@ class PretrainTask(Task):
     # settings of the group "swav" that this method uses; others are refused if given
     uses: ClassVar[frozenset[str]] = frozenset()
     selection_metric: ClassVar[str] = "effective_rank"  # selects the best epoch without labels
+    needs_teacher: ClassVar[bool] = False  # whether it learns from the features of `--teacher`
 
     def __init__(self, context: TaskContext) -> None:
         self.settings, self.processes = context.settings, context.processes

@@ -21,6 +21,7 @@ BUILT_IN = {
     "swav": "unfreeze.swav.task:SwAVTask",
     "deepcluster-v2": "unfreeze.swav.deepcluster_v2:DeepClusterTask",
     "simclr": "unfreeze.tasks.simclr.task:SimCLRTask",
+    "distill": "unfreeze.tasks.distillation.task:DistillTask",
 }
 SUPERVISED = {
     MULTILABEL: "unfreeze.tasks.multilabel.task:MultilabelTask",

@@ -44,6 +44,7 @@ class EvaluationSample:
 
     `labels` `[N]`, -1: unlabelled. `queries`: labels of the images of a validation split, whose
     centre crops `query_views` returns; without them k-NN is leave-one-out on the labelled images.
+    `teacher`: k-NN accuracy of a teacher on the same images; None without one.
     """
 
     centres: Cutter
@@ -52,6 +53,7 @@ class EvaluationSample:
     labels: torch.Tensor
     queries: torch.Tensor | None = None
     query_views: Cutter | None = None
+    teacher: float | None = None
 
     @property
     def knn_split(self) -> str:
@@ -232,16 +234,10 @@ class FeatureEvaluator(Callback):
         """Whether k-NN on the backbone's features is right, bool [M]; [0] without labels."""
         if not sample.knn_split:
             return torch.zeros(0, dtype=torch.bool)
-        known = (sample.labels >= 0).nonzero().squeeze(1)
-        features, labels = h.cpu()[known], sample.labels[known]
-        k = neighbour_count(labels)
-        if sample.queries is None or sample.query_views is None:
-            predicted, truth = leave_one_out(features, labels, k=k), labels
-        else:
-            truth = sample.queries
-            (query_features,), _ = self._encode(state, sample.query_views, len(truth))
-            predicted = knn_predict(features, labels, query_features.cpu(), k=k)
-        return predicted == truth
+        query_features = None
+        if sample.queries is not None and sample.query_views is not None:
+            (query_features,), _ = self._encode(state, sample.query_views, len(sample.queries))
+        return knn_hits(h, sample.labels, query_features, sample.queries)
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""
@@ -256,6 +252,26 @@ class FeatureEvaluator(Callback):
         )
         # checkpoints of earlier versions have neither
         self.below, self.start_hits = state.get("below", 0), state.get("start_hits")
+
+
+def knn_hits(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    query_features: torch.Tensor | None,
+    queries: torch.Tensor | None,
+) -> torch.Tensor:
+    """Whether k-NN is right, bool: leave-one-out on `features` `[N, D]`, or of queries `[M, D]`.
+
+    `labels` `[N]`: -1 if unlabelled; `queries` `[M]`: the labels of the queries.
+    """
+    known = (labels >= 0).nonzero().squeeze(1)
+    features, labels = features.cpu()[known], labels[known]
+    k = neighbour_count(labels)
+    if query_features is None or queries is None:
+        predicted, truth = leave_one_out(features, labels, k=k), labels
+    else:
+        predicted, truth = knn_predict(features, labels, query_features.cpu(), k=k), queries
+    return predicted == truth
 
 
 def _shown(result: FeatureEvaluation) -> str:

@@ -29,6 +29,7 @@ from unfreeze.runtime.console import Console, pluralised
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.swav.auto_recipe import view_specs
+from unfreeze.tasks.base import TeacherFeatures
 
 Positions = npt.NDArray[np.int64]
 
@@ -44,6 +45,7 @@ class UnlabelledDataset:
     fingerprint: str
     problems: tuple[ImageProblem, ...] = ()
     doubts: tuple[RunWarning, ...] = ()  # about folders and lists
+    teacher: TeacherFeatures | None = None  # of the training images, for methods that need them
 
     @property
     def side(self) -> int:

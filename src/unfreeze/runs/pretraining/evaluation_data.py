@@ -1,6 +1,7 @@
 """The images for feature evaluation of a pretraining run: of train, and of val if there is one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,25 +17,33 @@ from unfreeze.reports.intervals import paired_difference
 from unfreeze.runs.pretraining.data import UnlabelledDataset
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.run_folder import RunFolder
-from unfreeze.swav.auto_recipe import EvaluationSchedule, view_specs
+from unfreeze.swav.auto_recipe import view_specs
 from unfreeze.swav.dataset_stats import evaluation_preprocess
+from unfreeze.swav.evaluation_schedule import EvaluationSchedule
+from unfreeze.tasks.base import TeacherFeatures
 from unfreeze.training.feature_evaluation import (
     Cutter,
     EvaluationSample,
     FeatureEvaluation,
     FeatureEvaluator,
+    knn_hits,
 )
 
+FeaturesOf = Callable[[Index], TeacherFeatures]  # of all images of an index
 HELD = 2**28  # bytes of crops kept in memory; more are computed again at each evaluation
 SHOWN = 2  # augmented views per image
 
 
 def evaluation_sample(
-    s: PretrainSettings, dataset: UnlabelledDataset, everything: Index, console: Console
+    s: PretrainSettings,
+    dataset: UnlabelledDataset,
+    everything: Index,
+    console: Console,
+    features: FeaturesOf | None = None,
 ) -> EvaluationSample:
     """A seeded, stratified sample of the training images, and of val if there is one.
 
-    `everything`: the index of all splits. The test set is not read.
+    `everything`: the index of all splits. The test set is not read. `features`: of a teacher.
     """
     sizes = list(zip(s.size_crops or (), s.nmb_crops or (), strict=True))
     pixels = sum(count * size**2 for size, count in sizes)
@@ -53,7 +62,8 @@ def evaluation_sample(
     val = everything.where(VAL)
     val = val[everything.labels[val] >= 0]
     if not len(val) or not (train_labels >= 0).any():
-        return EvaluationSample(centres, views, len(pairs), train_labels)
+        sample = EvaluationSample(centres, views, len(pairs), train_labels)
+        return _with_teacher(sample, dataset, chosen, features)
     val_images = _decoded(
         s, everything.take(_val_sample(everything, val, evaluations.sample, s.seed)), console
     )
@@ -63,7 +73,26 @@ def evaluation_sample(
         len(val_images),
         _bytes_per_image(s),
     )
-    return EvaluationSample(centres, views, len(pairs), train_labels, queries, val_views)
+    sample = EvaluationSample(centres, views, len(pairs), train_labels, queries, val_views)
+    return _with_teacher(sample, dataset, chosen, features, val_images.index)
+
+
+def _with_teacher(
+    sample: EvaluationSample,
+    dataset: UnlabelledDataset,
+    chosen: np.ndarray,
+    features: FeaturesOf | None,
+    val: Index | None = None,
+) -> EvaluationSample:
+    """The sample with the teacher's k-NN accuracy on it, if it has labels."""
+    if features is None or dataset.teacher is None or not sample.knn_split:
+        return sample
+    rows = torch.from_numpy(np.searchsorted(dataset.train, chosen))
+    train, queries = torch.cat(list(dataset.teacher.parts))[rows], None
+    if val is not None:
+        queries = torch.cat(list(features(val).parts))
+    hits = knn_hits(train, sample.labels, queries, sample.queries)
+    return replace(sample, teacher=float(hits.float().mean()))
 
 
 def kept_weights(s: PretrainSettings, evaluator: FeatureEvaluator | None) -> str:
@@ -88,6 +117,8 @@ def evaluation_summary(
             "split": last.split,
             "at_start": evaluator.start.knn if evaluator.start else None,
         }
+        if evaluator.sample is not None and evaluator.sample.teacher is not None:
+            knn["teacher"] = evaluator.sample.teacher
     return {
         "figures": last.figures if last else {},
         "knn": knn,

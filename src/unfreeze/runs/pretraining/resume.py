@@ -19,6 +19,8 @@ from unfreeze.training.trainer import PretrainTrainer
 MAY_CHANGE = (
     "data",
     "data_root",
+    "teacher",  # compared by its weights
+    "teacher_arch",
     "device",
     "workers",
     "scan",

@@ -4,6 +4,7 @@ import copy
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
@@ -12,6 +13,7 @@ from unfreeze.data.augment.multicrop import MEAN, STD
 from unfreeze.data.cache.policy import PixelCachePlan
 from unfreeze.data.images.intensity import format_intensity, parse_intensity
 from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.data.index.index import Index
 from unfreeze.data.loading.device_loader import DeviceImages, bytes_held
 from unfreeze.data.loading.loader import Loader
 from unfreeze.data.loading.sample import DatasetSample
@@ -22,6 +24,7 @@ from unfreeze.optim.optimizer import optimizer_for_network
 from unfreeze.runs.pretraining.autotune import plan_line
 from unfreeze.runs.pretraining.data import UnlabelledDataset, list_images
 from unfreeze.runs.pretraining.dry_run import show_plan
+from unfreeze.runs.pretraining.evaluation_data import evaluation_sample
 from unfreeze.runs.pretraining.initialize import (
     PretrainStart,
     has_swav_head,
@@ -29,6 +32,8 @@ from unfreeze.runs.pretraining.initialize import (
     initialise_stem,
 )
 from unfreeze.runs.pretraining.resume import describe_run
+from unfreeze.runs.pretraining.teacher import Teacher, load_teacher
+from unfreeze.runs.pretraining.teacher_features import teacher_features, teacher_reasons
 from unfreeze.runs.readback import check_same_images
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import image_memory_budget, pick_device, pick_precision
@@ -39,7 +44,7 @@ from unfreeze.swav.auto_recipe import PretrainRecipe, plan, view_specs
 from unfreeze.swav.dataset_stats import DatasetStats
 from unfreeze.swav.presets import check_method, with_recipe
 from unfreeze.swav.throughput import StepConfig
-from unfreeze.tasks.base import PretrainTask, TaskContext
+from unfreeze.tasks.base import PretrainTask, TaskContext, TeacherFeatures
 from unfreeze.tasks.registry import pretrain_task
 from unfreeze.training.callbacks import (
     Callback,
@@ -65,7 +70,7 @@ _NOWHERE = RunFolder("", writes=False)
 class PreparedPretraining:
     """The listed images, the initial network and the plan.
 
-    `hold`: the pixel cache. `reasons`: why a setting has its value.
+    `hold`: the pixel cache. `reasons`: why a setting has its value. `teacher`: of `--teacher`.
     """
 
     found: UnlabelledDataset
@@ -75,14 +80,37 @@ class PreparedPretraining:
     compute: ComputeContext
     hold: PixelCachePlan
     reasons: dict[str, str]
+    teacher: Teacher | None = None
 
     def checked(self, processes: Distributed, console: Console) -> UnlabelledDataset:
-        """The images after decoding each once; verified to be the same in every process."""
+        """The images after decoding each once; verified to be the same in every process.
+
+        With the features of the teacher, if there is one.
+        """
         s, side = self.start.settings, _largest(self.plan)
         # rank 0 first: the others read its pixel cache from disk
         dataset = processes.rank_zero_first(lambda: self.found.checked(s, side, self.hold, console))
         check_same_images(processes, dataset.index)
-        return dataset
+        if self.teacher is None:
+            return dataset
+        features = self.features_of(dataset.index, processes, console)
+        return replace(dataset, teacher=features)
+
+    def features_of(
+        self, index: Index, processes: Distributed, console: Console
+    ) -> TeacherFeatures:
+        """The teacher's features of all images of an index. Collective."""
+        if self.teacher is None:
+            raise ValueError("there is no teacher")
+        return teacher_features(self.teacher, index, self.compute.device, processes, console)
+
+    def evaluation_sample(
+        self, s: PretrainSettings, dataset: UnlabelledDataset, console: Console
+    ) -> EvaluationSample:
+        """The images of the feature evaluations, for rank 0 alone."""
+        features = partial(self.features_of, processes=Distributed(), console=console)
+        teacher = None if self.teacher is None else features
+        return evaluation_sample(s, dataset, self.found.index, console, teacher)
 
     def planned(self, dataset: UnlabelledDataset) -> PretrainRecipe:
         """The plan for the usable images; the first layer gets its initial filters from them."""
@@ -120,6 +148,7 @@ class PreparedPretraining:
                 s,
                 dataset.train,
                 processes,
+                dataset.teacher,
             )
         )
         if s.sync_bn in ("all", "groups"):
@@ -269,6 +298,10 @@ def prepare_pretraining(
     dataset = list_images(settings, console)
     prepared = prepared_for(settings, named, dataset, device, processes)
     prepared.reasons.update(budgeted or {})
+    if settings.teacher is not None:
+        teacher = load_teacher(settings)
+        prepared = replace(prepared, teacher=teacher)
+        prepared.reasons.update(teacher_reasons(teacher, len(dataset.train), device))
     show_plan(prepared.plan, prepared.reasons, prepared.facts, console)
     if dataset.sample.cropped is not None and dataset.sample.cropped.warning is not None:
         console.warn(dataset.sample.cropped.warning)

@@ -32,7 +32,8 @@ _DTYPES = {
 class CacheKey:
     """Identifies the cached features of `rows` images; `batch`: images per forward pass.
 
-    `shape`, `dtype`: of one image's features. `name`: description for people.
+    `shape`, `dtype`: of one image's features. `name`: description for people. `chunk`: about the
+    bytes that an interrupted pass may lose.
     """
 
     key: str
@@ -41,6 +42,7 @@ class CacheKey:
     dtype: torch.dtype
     batch: int
     name: str
+    chunk: int = 0  # 0: the usual size
 
     @property
     def row_bytes(self) -> int:
@@ -50,7 +52,9 @@ class CacheKey:
     @property
     def store(self) -> ChunkStore:
         """Chunks of a multiple of the batch, so a resumed pass has the same batches."""
-        batches = max(1, chunk_store.CHUNK_BYTES // max(1, self.row_bytes * self.batch))
+        batches = max(
+            1, (self.chunk or chunk_store.CHUNK_BYTES) // max(1, self.row_bytes * self.batch)
+        )
         features = TensorSpec(TENSOR, _DTYPES[self.dtype], self.shape)
         return ChunkStore(FEATURE_CACHE, self.key, self.rows, self.batch * batches, (features,))
 

@@ -1,0 +1,1 @@
+"""Distillation: a network learns the features of another one, without labels."""
