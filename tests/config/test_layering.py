@@ -154,7 +154,7 @@ def test_every_path_has_its_home_expanded_wherever_it_comes_from(tmp_path, monke
 def test_every_setting_that_names_a_file_says_so():
     """Their names are known: what is a path is expanded, compared and protected."""
     paths = {"data", "images", "labels", "split_from", "weights", "init", "test", "run", "config"}
-    paths |= {"file", "undo", "out", "quarantine", "data_root", "data_path", "dump_path"}
+    paths |= {"file", "undo", "out", "quarantine", "data_root", "data_path", "dump_path", "teacher"}
     for verb in SETTINGS:
         for name, (spec, _, _) in settings_of(settings_class(verb)).items():
             wanted = name in paths or spec.metavar in ("FILE", "DIR", "RUN")

@@ -100,6 +100,7 @@ def test_every_value_is_the_scripts_value(name, device):
     assert {key: values[key] for key in expected(name)} == expected(name)
     # nothing of the run's mathematics is left to the auto plan, and each value says its source
     data = {"workers", "limit", "labels", "label_column", "split_from", "range", "channels"}
+    data |= {"mean", "std", "teacher", "teacher_arch"}
     method = {key for key, value in values.items() if value is None} - data
     assert method == {"out", "resume", "config", "keep_every", "time_limit", "time_budget"}
     # how often a run is looked at, and where its views are cut, are no values of theirs
