@@ -116,6 +116,15 @@ class FinetuneOptions(
         unset="never",
         group="model",
     )
+    lora: int = setting(
+        0,
+        "low-rank adapters (LoRA, arXiv 2106.09685) of this rank on the attention layers: they and "
+        "the head are trained instead of all parameters, and merged into the weights at the end "
+        "(0: off, often 8); needs 'unfreeze[lora]'",
+        low=0,
+        group="model",
+        metavar="RANK",
+    )
     layer_decay: float = setting(
         1.0,
         "layer-wise learning rate decay: factor from each stage to the stage before it (1: off)",
@@ -150,7 +159,7 @@ class FinetuneOptions(
     )
     optimizer: str = setting(
         "auto",
-        "optimizer; auto is sgd, and adamw for texts",
+        "optimizer; auto is sgd, and adamw for texts and for --lora",
         choices=("auto", "sgd", "adamw", "lars"),
         group="training",
     )
