@@ -58,6 +58,7 @@ from unfreeze.transfer.initialize import (
     build_start,
     network_from_card,
     preprocess_of,
+    size_note,
 )
 from unfreeze.transfer.linear_sweep import SweepPlan, sweep_epochs, sweep_trials
 from unfreeze.transfer.plan import (
@@ -160,6 +161,8 @@ def set_up_model(s: FinetuneSettings, data: LabelledListing) -> ModelSetup:
         network_start = build_start(s.arch, s.weights, s.stem, side=data.side, head=s.head, **load)
         sides = partial(last_feature_map_size, network_start.network)
         preprocess, reasons = choose_preprocess(s, data.sample, network_start.wants, sides)
+        if note := size_note(network_start, preprocess.image_size):
+            reasons["image_size"] += f"; {note}"
     if not data.texts:
         intensity, why = data.sample.intensity(preprocess.intensity)
         preprocess = replace(preprocess, intensity=intensity)
