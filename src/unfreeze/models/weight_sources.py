@@ -264,8 +264,24 @@ def _downloading(what: str, where: str) -> Iterator[None]:
         yield
     except Exception as error:  # urllib, requests, httpx and the hub raise different errors
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if _needs_consent(error):
+            raise WeightsError(
+                f"{what} could not be downloaded: {where} asks for consent to its licence first.",
+                "Accept it on the page of the weights there and set HF_TOKEN, or give the file "
+                "with --weights FILE.",
+            ) from error
         raise WeightsError(
             f"{what} could not be downloaded from {where}: {reason}",
             "Check the connection, or download the file elsewhere and give it with --weights FILE, "
             "or start from scratch with --weights none (pretrain: --init).",
         ) from error
+
+
+def _needs_consent(error: BaseException) -> bool:
+    """Whether a download failed because the weights are gated, also if another error hides it."""
+    while type(error).__name__ != "GatedRepoError":
+        following = error.__cause__ or error.__context__
+        if following is None:
+            return False
+        error = following
+    return True
