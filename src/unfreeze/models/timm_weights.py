@@ -113,5 +113,12 @@ def timm_licence(name: str) -> str:
 def _declared(name: str) -> dict[str, Any]:
     import timm
 
-    cfg: Any = timm.models.get_pretrained_cfg(name)
+    try:
+        cfg: Any = timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:  # an unknown tag
+        bare, _, tag = name.partition(".")
+        raise WeightsError(
+            f"timm/{bare} has no weights called '{tag}'.",
+            f"Leave out .{tag}, or use a tag of `timm.list_pretrained('{bare}.*')`.",
+        ) from error
     return dict(cfg.to_dict()) if cfg else {}
