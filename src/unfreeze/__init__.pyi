@@ -775,7 +775,7 @@ def finetune(
         logger: experiment trackers for the metrics, one or more, each an extra (unfreeze[wandb]); a tracker that fails does not stop the run. One of: 'none', 'tensorboard', 'wandb', 'mlflow'.
         config: read settings from a TOML file.
         arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: the run's, or resnet50); for texts hf/NAME or hf/FOLDER.
-        weights: initial weights: none, imagenet, swav, NAME, URL, FILE or RUN.
+        weights: initial weights: none, imagenet, swav, NAME (also timm/NAME.TAG), URL, FILE or RUN.
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
         freeze: layers to freeze: none, all (but the head), norms, stage:N (stem and first N stages) or regex:PATTERN.
         unfreeze_at: layers to unfreeze at an epoch (with -: to freeze again): "5:layer4,10:all,20:-layer1".

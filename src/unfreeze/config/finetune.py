@@ -95,7 +95,7 @@ class FinetuneOptions(
     )
     weights: str = setting(
         "imagenet",
-        "initial weights: none, imagenet, swav, NAME, URL, FILE or RUN",
+        "initial weights: none, imagenet, swav, NAME (also timm/NAME.TAG), URL, FILE or RUN",
         path="input",
         basic=3,
     )
