@@ -243,8 +243,7 @@ def new_job(
             enough = ENOUGH_MAPS if data.task.dense else ENOUGH_TO_CHOOSE
             chosen = with_selection(chosen, held_out, "metric", enough)
         case = CacheCase(network, network_setup.schedule, head, images=images, held_out=held_out)
-        dense = data.task is not None and data.task.dense
-        impossible = NO_CACHE if dense else LORA_CACHE if s.lora else None
+        impossible = _no_cache(s, data)
         decision = impossible or decide_cache(chosen.settings, case)
         chosen = with_cache_decision(chosen, decision)
         sweep, why = _sweep(s, chosen, decision, network, facts, held_out)
@@ -263,6 +262,12 @@ def new_job(
         task=data.task,
         adapters=adapter_parameters(network),
     )
+
+
+def _no_cache(s: FinetuneSettings, data: LabelledListing) -> CacheDecision | None:
+    """Why no run of this kind can cache features; None if it may."""
+    dense = data.task is not None and data.task.dense
+    return NO_CACHE if dense else LORA_CACHE if s.lora else None
 
 
 def _facts(
