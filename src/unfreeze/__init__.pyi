@@ -173,6 +173,7 @@ def compare(
     allow_partial: bool = False,
     freeze: str = "none",
     unfreeze_at: str | None = None,
+    lora: int = 0,
     layer_decay: float = 1.0,
     head: str = "replace",
     stem: Literal["auto", "imagenet", "small"] = "auto",
@@ -261,6 +262,7 @@ def compare(
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
         freeze: layers to freeze: none, all (but the head), norms, stage:N (stem and first N stages) or regex:PATTERN.
         unfreeze_at: layers to unfreeze at an epoch (with -: to freeze again): "5:layer4,10:all,20:-layer1".
+        lora: low-rank adapters (LoRA, arXiv 2106.09685) of this rank on the attention layers: they and the head are trained instead of all parameters, and merged into the weights at the end (0: off, often 8); needs 'unfreeze[lora]'.
         layer_decay: layer-wise learning rate decay: factor from each stage to the stage before it (1: off).
         head: new head: replace, append (after the original outputs) or mlp:WIDTH.
         stem: stem (first layers): small keeps the resolution of small images. One of: 'auto', 'imagenet', 'small'.
@@ -270,7 +272,7 @@ def compare(
         lr: peak learning rate, after the warm-up.
         find_lr: learning rate finder: run an LR range test and use the rate of the steepest descent.
         head_lr: learning rate of the new head.
-        optimizer: optimizer; auto is sgd, and adamw for texts. One of: 'auto', 'sgd', 'adamw', 'lars'.
+        optimizer: optimizer; auto is sgd, and adamw for texts and for lora. One of: 'auto', 'sgd', 'adamw', 'lars'.
         momentum: momentum of SGD and LARS.
         weight_decay: weight decay (None: 0.0001, or the sweep's; 0.01 for texts).
         head_solver: solver of a linear head when everything else is frozen: auto solves it (logistic regression on the features), sgd trains it. One of: 'auto', 'logistic', 'sgd'.
@@ -345,6 +347,7 @@ def compare(
     allow_partial: bool = False,
     freeze: str = "none",
     unfreeze_at: str | None = None,
+    lora: int = 0,
     layer_decay: float = 1.0,
     head: str = "replace",
     stem: Literal["auto", "imagenet", "small"] = "auto",
@@ -429,6 +432,7 @@ def compare(
     allow_partial: bool = False,
     freeze: str = "none",
     unfreeze_at: str | None = None,
+    lora: int = 0,
     layer_decay: float = 1.0,
     head: str = "replace",
     stem: Literal["auto", "imagenet", "small"] = "auto",
@@ -692,6 +696,7 @@ def finetune(
     allow_partial: bool = False,
     freeze: str = "none",
     unfreeze_at: str | None = None,
+    lora: int = 0,
     layer_decay: float = 1.0,
     head: str = "replace",
     stem: Literal["auto", "imagenet", "small"] = "auto",
@@ -774,10 +779,11 @@ def finetune(
         logger: experiment trackers for the metrics, one or more, each an extra (unfreeze[wandb]); a tracker that fails does not stop the run. One of: 'none', 'tensorboard', 'wandb', 'mlflow'.
         config: read settings from a TOML file.
         arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: the run's, or resnet50); for texts hf/NAME or hf/FOLDER.
-        weights: initial weights: none, imagenet, swav, NAME, URL, FILE or RUN.
+        weights: initial weights: none, imagenet, swav, NAME (also timm/NAME.TAG), URL, FILE or RUN.
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
         freeze: layers to freeze: none, all (but the head), norms, stage:N (stem and first N stages) or regex:PATTERN.
         unfreeze_at: layers to unfreeze at an epoch (with -: to freeze again): "5:layer4,10:all,20:-layer1".
+        lora: low-rank adapters (LoRA, arXiv 2106.09685) of this rank on the attention layers: they and the head are trained instead of all parameters, and merged into the weights at the end (0: off, often 8); needs 'unfreeze[lora]'.
         layer_decay: layer-wise learning rate decay: factor from each stage to the stage before it (1: off).
         head: new head: replace, append (after the original outputs) or mlp:WIDTH.
         stem: stem (first layers): small keeps the resolution of small images. One of: 'auto', 'imagenet', 'small'.
@@ -787,7 +793,7 @@ def finetune(
         lr: peak learning rate, after the warm-up.
         find_lr: learning rate finder: run an LR range test and use the rate of the steepest descent.
         head_lr: learning rate of the new head.
-        optimizer: optimizer; auto is sgd, and adamw for texts. One of: 'auto', 'sgd', 'adamw', 'lars'.
+        optimizer: optimizer; auto is sgd, and adamw for texts and for lora. One of: 'auto', 'sgd', 'adamw', 'lars'.
         momentum: momentum of SGD and LARS.
         weight_decay: weight decay (None: 0.0001, or the sweep's; 0.01 for texts).
         head_solver: solver of a linear head when everything else is frozen: auto solves it (logistic regression on the features), sgd trains it. One of: 'auto', 'logistic', 'sgd'.
@@ -862,6 +868,7 @@ def finetune(
     allow_partial: bool = False,
     freeze: str = "none",
     unfreeze_at: str | None = None,
+    lora: int = 0,
     layer_decay: float = 1.0,
     head: str = "replace",
     stem: Literal["auto", "imagenet", "small"] = "auto",
@@ -946,6 +953,7 @@ def finetune(
     allow_partial: bool = False,
     freeze: str = "none",
     unfreeze_at: str | None = None,
+    lora: int = 0,
     layer_decay: float = 1.0,
     head: str = "replace",
     stem: Literal["auto", "imagenet", "small"] = "auto",

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal, overload
 
 import torch
 
-from unfreeze.checkpoints.model_file import load_model
 from unfreeze.commands.report import write_report_or_warn
 from unfreeze.config.field import inputs_of
 from unfreeze.config.finetune import CLASSIFICATION, TEXT_CLASSIFICATION, FinetuneSettings
@@ -40,6 +39,7 @@ from unfreeze.runs.finetuning.data import (
     read_labels,
     split_undecoded,
 )
+from unfreeze.runs.finetuning.frozen_check import frozen_unchanged, frozen_unchanged_with_lora
 from unfreeze.runs.finetuning.setup import FinetuneJob, choose_threads, new_job, set_up_model
 from unfreeze.runs.finetuning.train import (
     OpenedRun,
@@ -76,7 +76,7 @@ from unfreeze.runtime.time_limit import HOUR, TimeLimit
 from unfreeze.runtime.trackers import check_loggers
 from unfreeze.transfer.cost import CostInput
 from unfreeze.transfer.evaluate import TaskMetrics
-from unfreeze.transfer.freezing.freeze import hash_tensors
+from unfreeze.transfer.loss import TrainingResult
 from unfreeze.transfer.train_val_split import TrainValSplit
 
 
@@ -305,7 +305,7 @@ def _result(
         val_metrics=outcome.val_metrics,
         parameters_trainable=trainable,
         parameters_frozen=frozen,
-        frozen_unchanged=unchanged(run, job.hashes) if job.frozen else None,
+        frozen_unchanged=_unchanged(run, job, outcome) if job.frozen else None,
         weights_matched=job.card.provenance["weights_matched"],
         images=len(this_run.ready.train),
         images_per_second=outcome.images / max(outcome.seconds, 1e-9),
@@ -326,10 +326,11 @@ def _result(
     return result
 
 
-def unchanged(run: RunFolder, hashes: dict[str, str]) -> bool:
-    """Whether every frozen entry of the written model equals its initial value, by hash."""
-    tensors, _ = load_model(run.path)
-    return hash_tensors(tensors, hashes) == hashes
+def _unchanged(run: RunFolder, job: FinetuneJob, outcome: TrainingResult) -> bool:
+    rank, best = job.plan.settings.lora, outcome.best_epoch is not None
+    if rank:
+        return frozen_unchanged_with_lora(run, job.hashes, rank, best=best)
+    return frozen_unchanged(run, job.hashes)
 
 
 def _show_and_plan(

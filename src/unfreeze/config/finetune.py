@@ -95,7 +95,7 @@ class FinetuneOptions(
     )
     weights: str = setting(
         "imagenet",
-        "initial weights: none, imagenet, swav, NAME, URL, FILE or RUN",
+        "initial weights: none, imagenet, swav, NAME (also timm/NAME.TAG), URL, FILE or RUN",
         path="input",
         basic=3,
     )
@@ -115,6 +115,15 @@ class FinetuneOptions(
         'layers to unfreeze at an epoch (with -: to freeze again): "5:layer4,10:all,20:-layer1"',
         unset="never",
         group="model",
+    )
+    lora: int = setting(
+        0,
+        "low-rank adapters (LoRA, arXiv 2106.09685) of this rank on the attention layers: they and "
+        "the head are trained instead of all parameters, and merged into the weights at the end "
+        "(0: off, often 8); needs 'unfreeze[lora]'",
+        low=0,
+        group="model",
+        metavar="RANK",
     )
     layer_decay: float = setting(
         1.0,
@@ -150,7 +159,7 @@ class FinetuneOptions(
     )
     optimizer: str = setting(
         "auto",
-        "optimizer; auto is sgd, and adamw for texts",
+        "optimizer; auto is sgd, and adamw for texts and for --lora",
         choices=("auto", "sgd", "adamw", "lars"),
         group="training",
     )

@@ -11,6 +11,7 @@ from unfreeze.errors import WeightsError
 from unfreeze.models.identify import ArchitectureMatch, identify_arch, match_arch
 from unfreeze.models.load_weights import MIN_MATCHED_SHARE
 from unfreeze.models.text import LIBRARY, is_encoder_folder
+from unfreeze.models.timm_weights import check_same_network, weights_architecture
 from unfreeze.models.weight_sources import PUBLISHED
 
 # Keys under which programs store the architecture, in the file or in `config.json` beside it.
@@ -28,12 +29,18 @@ class KnownArchitecture:
 def arch_of_weights(spec: str, arch: str | None = None) -> KnownArchitecture | None:
     """The architecture of the weights `spec`; nothing is downloaded.
 
-    A run, its model/ folder, an unfreeze checkpoint and a published name state it. For any other
+    A run, its model/ folder, an unfreeze checkpoint and a published name (also timm/NAME.TAG) state
+    it; WeightsError if `arch` is another network than such a name. For any other
     file it is `arch`, if given, with the stem that fits; else the architecture that its names and
     shapes identify. None for "none", "imagenet" and anything that is neither a file nor a
     published name. WeightsError if the architecture is ambiguous or unknown.
     """
     path = Path(spec)
+    named = weights_architecture(spec)
+    if named is not None:
+        if arch is not None:
+            check_same_network(spec, named, arch)
+        return KnownArchitecture(named, "imagenet")
     if spec in PUBLISHED and not path.exists():
         return KnownArchitecture(PUBLISHED[spec].arch, "imagenet")
     if spec in ("none", "imagenet") or not path.exists():

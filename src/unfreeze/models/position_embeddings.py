@@ -59,6 +59,20 @@ def native_size(model: nn.Module) -> int | None:
     return None
 
 
+def padded_size(model: nn.Module, side: int) -> int:
+    """`side` rounded up to whole patches, as a vision transformer for any size pads its images.
+
+    `side` itself for other models.
+    """
+    patch = getattr(model, "patch_size", None) or getattr(
+        getattr(model, "patch_embed", None), "patch_size", None
+    )
+    if native_size(model) is None or patch is None:
+        return side
+    length = int(patch[0] if isinstance(patch, tuple | list) else patch)
+    return side + -side % length
+
+
 def resample_positions(positions: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
     """Position embeddings [1, prefix + N, D] of a square grid, resampled to `grid`.
 

@@ -18,7 +18,13 @@ from unfreeze.checkpoints.model_file import load_model, model_folder
 from unfreeze.checkpoints.read import CheckpointContents, read_checkpoint
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.errors import WeightsError
-from unfreeze.models.build import canonical_arch
+from unfreeze.models.timm_weights import (
+    check_same_network,
+    full_name,
+    timm_licence,
+    timm_preprocess,
+    weights_architecture,
+)
 
 _BASE_URL = "https://dl.fbaipublicfiles.com/deepcluster/"
 LICENCE = "SwAV's published weights are under CC BY-NC 4.0: no commercial use."
@@ -56,8 +62,17 @@ PUBLISHED = {
 }
 
 
-def licence_of(spec: str) -> str:
-    """The licence of the published weights that `spec` (name, path or URL) names; else ""."""
+def licence_of(spec: str, arch: str = "") -> str:
+    """The licence of the published weights that `spec` (name, path or URL) names; else "".
+
+    `arch`: their architecture, to which a tag of timm's (or imagenet) belongs. WeightsError if timm
+    has no such weights.
+    """
+    named = weights_architecture(spec)
+    if named is not None:
+        arch, spec = named, "imagenet"
+    if arch.startswith("timm/") and spec not in PUBLISHED and not Path(spec).exists():
+        return timm_licence(full_name(arch.partition("/")[2], spec))
     files = {PurePosixPath(entry.url).name for entry in PUBLISHED.values()}
     known = spec in PUBLISHED or PurePosixPath(spec.replace("\\", "/")).name in files
     return LICENCE if known else ""
@@ -91,6 +106,8 @@ class WeightSource:
 def read_weights(spec: str, arch: str) -> WeightSource:
     """The weights that `spec` (imagenet, NAME, URL, FILE or RUN) names, for a canonical `arch`.
 
+    NAME: published weights, a member of torchvision's weights, a tag of timm's, or timm/NAME.TAG.
+
     Other tools' files do not state their preprocessing; that of the architecture's default weights
     is assumed, and `source` says so. WeightsError if nothing is found or a download fails.
     """
@@ -100,7 +117,11 @@ def read_weights(spec: str, arch: str) -> WeightSource:
         return _from_file(Path(spec), arch, spec)
     if spec in PUBLISHED:
         return _from_published(spec, arch)
-    if "/" in spec or "\\" in spec or spec.endswith(_FILES):
+    named = weights_architecture(spec)
+    if named is not None:
+        check_same_network(spec, named, arch)
+        arch, spec = named, "imagenet"
+    elif "/" in spec or "\\" in spec or spec.endswith(_FILES):
         raise WeightsError(f"No such file or folder: {spec}.", "Check the path.")
     library, _, name = arch.partition("/")
     if library == "torchvision":
@@ -154,18 +175,9 @@ def _from_url(url: str, arch: str, spec: str) -> WeightSource:
 
 def _from_published(spec: str, arch: str) -> WeightSource:
     published = PUBLISHED[spec]
-    if _bare_name(arch) != _bare_name(published.arch):
-        raise WeightsError(
-            f"The weights '{spec}' are for {_bare_name(published.arch)}, not for "
-            f"{_bare_name(arch)}.",
-            f"Use --arch {published.arch}, or omit --arch.",
-        )
+    check_same_network(f"'{spec}'", published.arch, arch)
     origin = _from_url(published.url, arch, spec)
     return replace(origin, preprocess=SWAV_PREPROCESS, source=f"{spec} ({published.url})")
-
-
-def _bare_name(arch: str) -> str:
-    return canonical_arch(arch).partition("/")[2].partition(".")[0]
 
 
 def default_preprocess(arch: str) -> tuple[Preprocess | None, str]:
@@ -175,7 +187,7 @@ def default_preprocess(arch: str) -> tuple[Preprocess | None, str]:
         weights = _torchvision_weights(name, "imagenet")
         return _torchvision_preprocess(weights), str(weights)
     if library == "timm":
-        return _timm_preprocess(name), f"timm's {name}"
+        return timm_preprocess(name), f"timm's {name}"
     return None, ""
 
 
@@ -217,35 +229,12 @@ def _torchvision_preprocess(weights: Any) -> Preprocess:
 def _from_timm(name: str, spec: str) -> WeightSource:
     import timm
 
-    full = name if spec == "imagenet" else f"{name.partition('.')[0]}.{spec}"
-    tags = timm.list_pretrained(f"{name.partition('.')[0]}.*")
-    if not tags or (spec != "imagenet" and full not in tags):
-        raise WeightsError(
-            f"timm/{name} has no weights called '{spec}'.",
-            f"It has {', '.join(tag.partition('.')[2] for tag in tags) or 'none'}; a file or a "
-            "run also works.",
-        )
+    full = full_name(name, spec)
     with _downloading(f"timm {full}", "huggingface.co"):
         model: Any = timm.create_model(full, pretrained=True)
     exact = f"timm {model.pretrained_cfg['architecture']}.{model.pretrained_cfg['tag']}"
-    return WeightSource(model.state_dict(), _timm_preprocess(full), exact, exact)
-
-
-def _timm_preprocess(name: str) -> Preprocess:
-    import timm
-    from timm.data.config import resolve_data_config
-
-    cfg: Any = timm.models.get_pretrained_cfg(name)
-    resolve: Any = resolve_data_config  # untyped in timm
-    data_config = resolve(pretrained_cfg=cfg.to_dict() if cfg else {})
-    side = int(data_config["input_size"][-1])
-    return Preprocess(
-        image_size=side,
-        resize=int(side / data_config["crop_pct"]),
-        interpolation="bicubic" if data_config["interpolation"] == "bicubic" else "bilinear",
-        mean=tuple(data_config["mean"]),
-        std=tuple(data_config["std"]),
-    )
+    licence = timm_licence(exact.removeprefix("timm "))
+    return WeightSource(model.state_dict(), timm_preprocess(full), exact, exact, licence=licence)
 
 
 def _download(url: str) -> tuple[Path, bool]:
@@ -275,8 +264,24 @@ def _downloading(what: str, where: str) -> Iterator[None]:
         yield
     except Exception as error:  # urllib, requests, httpx and the hub raise different errors
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if _needs_consent(error):
+            raise WeightsError(
+                f"{what} could not be downloaded: {where} asks for consent to its licence first.",
+                "Accept it on the page of the weights there and set HF_TOKEN, or give the file "
+                "with --weights FILE.",
+            ) from error
         raise WeightsError(
             f"{what} could not be downloaded from {where}: {reason}",
             "Check the connection, or download the file elsewhere and give it with --weights FILE, "
             "or start from scratch with --weights none (pretrain: --init).",
         ) from error
+
+
+def _needs_consent(error: BaseException) -> bool:
+    """Whether a download failed because the weights are gated, also if another error hides it."""
+    while type(error).__name__ != "GatedRepoError":
+        following = error.__cause__ or error.__context__
+        if following is None:
+            return False
+        error = following
+    return True

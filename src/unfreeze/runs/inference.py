@@ -22,6 +22,7 @@ from unfreeze.models.build import build, canonical_arch
 from unfreeze.models.head import remove_head
 from unfreeze.models.identify_file import arch_of_weights
 from unfreeze.models.load_weights import load_weights
+from unfreeze.models.timm_weights import weights_architecture
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import pick_device, pick_precision
 from unfreeze.transfer.predictor import Failure, InferenceNetwork, Read, load_features
@@ -57,7 +58,7 @@ def feature_network(weights: str, arch: str | None, console: Console) -> Inferen
             f"{weights} does not name its architecture.",
             "Add --arch NAME; `unfreeze inspect` may recognise it.",
         )
-    name = canonical_arch(arch or (known.arch if known else ""))
+    name = weights_architecture(weights) or canonical_arch(arch or (known.arch if known else ""))
     stem = known.stem if known else "imagenet"
     network = build(name, stem=stem)
     loaded = load_weights(network, weights, arch=name)

@@ -15,6 +15,7 @@ from unfreeze.models.build import build, canonical_arch
 from unfreeze.models.head import head_layers, replace_head
 from unfreeze.models.identify_file import arch_of_weights
 from unfreeze.models.load_weights import LoadedWeights, load_weights
+from unfreeze.models.position_embeddings import padded_size
 from unfreeze.models.segmentation import (
     SEGMENTATION_HEADS,
     arch_with_encoder,
@@ -25,7 +26,8 @@ from unfreeze.models.segmentation import (
 )
 from unfreeze.models.stem import apply_small_stem, choose_stem
 from unfreeze.models.text import build_text, is_text_arch
-from unfreeze.models.weight_sources import default_preprocess
+from unfreeze.models.timm_weights import size_reason, weights_architecture
+from unfreeze.models.weight_sources import default_preprocess, licence_of
 
 DEFAULT = "torchvision/resnet50"
 
@@ -64,7 +66,8 @@ def build_start(
     Without `fetch`, weights are loaded only from local files; their preprocessing is known anyway.
     """
     trained = arch_of_weights(weights, arch)
-    name = canonical_arch(arch or (trained.arch if trained else DEFAULT))
+    named = weights_architecture(weights)  # with the tag of the weights, which --arch may lack
+    name = named or canonical_arch(arch or (trained.arch if trained else DEFAULT))
     if is_text_arch(name):
         raise UsageError(
             f"{name} is a text encoder, and this data is images.",
@@ -98,10 +101,23 @@ def build_start(
             reasons |= {"licence": loaded.licence} if loaded.licence else {}
         else:
             reasons["weights"] = "not downloaded in a dry run"
+            licence = licence_of(weights, name)
+            reasons |= {"licence": licence} if licence else {}
     if head == "append":
         _check_old_head(network, loaded, fetch)
     head_names = replace_head(network, outputs, kind=head)
     return FinetuneStart(network, head_names, name, kind, loaded, wants, reasons)
+
+
+def size_note(start: FinetuneStart, side: int) -> str:
+    """What is to be said of the input size of `side` pixels; "" for nothing."""
+    notes = []
+    if start.wants is not None and start.wants.image_size == side:
+        notes.append(size_reason(start.arch))
+    padded = padded_size(start.network, side)
+    if padded != side:
+        notes.append(f"zero-padded to {padded}, a multiple of the patch size")
+    return "; ".join(filter(None, notes))
 
 
 def build_segmentation_start(

@@ -36,6 +36,7 @@ RATES = {
     "lars": (3.0, 3.0, 3.0),  # its trust ratio of 0.001 scales all steps down
 }
 EPOCHS, TEXT_EPOCHS = 30, 4
+LORA_RATE = 10  # its learning rate with AdamW, in those of fine-tuning all parameters
 TEXT_RATES = (5e-5, 3e-4)  # of AdamW for text encoders: fine-tuning, from scratch
 
 
@@ -50,6 +51,7 @@ class FinetuneFacts:
     trained: bool  # the network starts from trained weights
     processes: int = 1  # data-parallel processes
     texts: bool = False  # the samples are texts
+    lora: bool = False  # adapters are trained instead of the backbone
     lr_scale: float = 1.0  # factor of the task on the default learning rates of SGD
 
 
@@ -86,7 +88,7 @@ class FinetuneRecipe:
 def with_defaults(s: FinetuneSettings, *, texts: bool) -> FinetuneSettings:
     """The settings with the defaults that depend on the samples."""
     epochs = s.epochs or (TEXT_EPOCHS if texts else EPOCHS)
-    optimizer = ("adamw" if texts else "sgd") if s.optimizer == "auto" else s.optimizer
+    optimizer = ("adamw" if texts or s.lora else "sgd") if s.optimizer == "auto" else s.optimizer
     augment = "none" if texts else s.augment
     return replace(s, epochs=epochs, optimizer=optimizer, augment=augment)
 
@@ -203,7 +205,9 @@ def usual_lr(optimizer: str, batch: int, facts: FinetuneFacts) -> tuple[float, s
     if facts.texts and optimizer == "adamw":
         trained, scratch = TEXT_RATES
     base, what = (head, "a new head") if facts.head_only else (trained, "fine-tuning")
-    if not facts.trained:
+    if facts.lora:
+        base, what = LORA_RATE * trained, f"low-rank adapters ({LORA_RATE} times fine-tuning's)"
+    elif not facts.trained:
         base, what = scratch, "training from scratch"
     ratio = batch / 32
     scaled = base * (ratio**0.5 if optimizer == "adamw" else ratio)

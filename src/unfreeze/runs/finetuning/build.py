@@ -25,6 +25,7 @@ from unfreeze.data.loading.loader import (
 )
 from unfreeze.data.texts.source import TextSource
 from unfreeze.errors import DataError, Interrupted, resume_command
+from unfreeze.models.lora import alpha_of
 from unfreeze.runs.finetuning.data import LabelledDataset
 from unfreeze.runs.finetuning.setup import FinetuneJob
 from unfreeze.runtime.console import Console
@@ -72,6 +73,8 @@ class TrainingParts:
             "frozen": job.hashes,
             "data": data,
             "tried": list(job.tried),
+            # under the name by which adapters in a file are merged
+            **({"lora_alpha": alpha_of(s.lora)} if s.lora else {}),
         }
         trainer = FinetuneTrainer(
             job.network,

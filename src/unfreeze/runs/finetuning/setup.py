@@ -20,6 +20,7 @@ from unfreeze.data.texts.preprocess import TextPreprocess, token_counts
 from unfreeze.data.texts.source import TextSource
 from unfreeze.errors import UsageError
 from unfreeze.models.build import canonical_arch
+from unfreeze.models.lora import frozen_with_lora, is_adapter
 from unfreeze.models.shape_trace import forward_flops
 from unfreeze.models.text import TextClassifier
 from unfreeze.runs.finetuning.data import LabelledListing
@@ -29,6 +30,12 @@ from unfreeze.runtime.device import pick_precision
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.runtime.threads import ThreadCount
 from unfreeze.tasks.supervised import SupervisedTask
+from unfreeze.transfer.adapters import (
+    LORA_CACHE,
+    adapter_parameters,
+    check_lora_settings,
+    put_adapters,
+)
 from unfreeze.transfer.feature_cache.policy import (
     CacheCase,
     CacheDecision,
@@ -38,6 +45,7 @@ from unfreeze.transfer.feature_cache.policy import (
 )
 from unfreeze.transfer.freezing.freeze import (
     FreezeSchedule,
+    constant_schedule,
     frozen_entries,
     hash_tensors,
     modules_to_pin,
@@ -50,6 +58,7 @@ from unfreeze.transfer.initialize import (
     build_start,
     network_from_card,
     preprocess_of,
+    size_note,
 )
 from unfreeze.transfer.linear_sweep import SweepPlan, sweep_epochs, sweep_trials
 from unfreeze.transfer.plan import (
@@ -74,6 +83,7 @@ class FinetuneJob:
     `hashes`: of every frozen entry of the state dict, at the start. `head`: names of the head's
     parameters. `sweep`: learning rates and weight decays to try before training; `tried`: those
     that were tried, as text. `asked`: the settings as given. `task`: None for classification.
+    `adapters`: number of parameters of the low-rank adapters.
     """
 
     network: nn.Module
@@ -86,6 +96,7 @@ class FinetuneJob:
     tried: tuple[str, ...] = ()
     asked: Mapping[str, Any] = field(default_factory=dict)
     task: SupervisedTask | None = None
+    adapters: int = 0
 
     @property
     def texts(self) -> bool:
@@ -107,8 +118,16 @@ class FinetuneJob:
     def counts(self) -> tuple[int, int]:
         """(trainable, frozen) parameters."""
         sizes = {name: p.numel() for name, p in self.network.named_parameters()}
+        if self.plan.settings.lora:
+            return self._counts_with_lora(sizes)
         frozen = sum(size for name, size in sizes.items() if name in self.frozen)
         return sum(sizes.values()) - frozen, frozen
+
+    def _counts_with_lora(self, sizes: Mapping[str, int]) -> tuple[int, int]:
+        """The same before and after the adapters are merged."""
+        head = sum(size for name, size in sizes.items() if name in self.head)
+        adapters = sum(size for name, size in sizes.items() if is_adapter(name))
+        return head + self.adapters, sum(sizes.values()) - adapters - head
 
 
 @dataclass(frozen=True)
@@ -124,6 +143,7 @@ class ModelSetup:
 def set_up_model(s: FinetuneSettings, data: LabelledListing) -> ModelSetup:
     """Build the network, load its weights, and choose freezing schedule and preprocessing."""
     s = with_defaults(s, texts=data.texts)
+    check_lora_settings(s, dense=data.task is not None and data.task.dense)
     load: dict[str, Any] = {"fetch": not s.dry_run, "allow_partial": s.allow_partial}
     load["outputs"] = data.task.outputs if data.task else len(data.index.classes)
     reasons: dict[str, str] = {}
@@ -141,22 +161,27 @@ def set_up_model(s: FinetuneSettings, data: LabelledListing) -> ModelSetup:
         network_start = build_start(s.arch, s.weights, s.stem, side=data.side, head=s.head, **load)
         sides = partial(last_feature_map_size, network_start.network)
         preprocess, reasons = choose_preprocess(s, data.sample, network_start.wants, sides)
+        if note := size_note(network_start, preprocess.image_size):
+            reasons["image_size"] += f"; {note}"
     if not data.texts:
         intensity, why = data.sample.intensity(preprocess.intensity)
         preprocess = replace(preprocess, intensity=intensity)
         reasons |= {"range": why} if why else {}
-    schedule = freeze_schedule(
-        network_start.network,
-        s.freeze,
-        s.unfreeze_at,
-        head=network_start.head,
-        epochs=s.epochs or 0,
-    )
+    if s.lora:
+        reasons["lora"] = put_adapters(network_start.network, s.lora, network_start.arch)
+    schedule = _schedule(s, network_start.network, network_start.head)
     if data.task is None or not data.task.dense:
         check_cache_settings(
             s, network_start.network, schedule, network_start.head, preprocess.image_size
         )
     return ModelSetup(network_start, schedule, preprocess, {**network_start.reasons, **reasons})
+
+
+def _schedule(s: FinetuneSettings, network: nn.Module, head: list[str]) -> FreezeSchedule:
+    """The freezing schedule of a network that has its adapters."""
+    if s.lora:
+        return constant_schedule(frozen_with_lora(network, head))
+    return freeze_schedule(network, s.freeze, s.unfreeze_at, head=head, epochs=s.epochs or 0)
 
 
 def _lengths(data: LabelledListing, start: FinetuneStart, preprocess: Preprocess) -> str:
@@ -218,8 +243,8 @@ def new_job(
             enough = ENOUGH_MAPS if data.task.dense else ENOUGH_TO_CHOOSE
             chosen = with_selection(chosen, held_out, "metric", enough)
         case = CacheCase(network, network_setup.schedule, head, images=images, held_out=held_out)
-        dense = data.task is not None and data.task.dense
-        decision = NO_CACHE if dense else decide_cache(chosen.settings, case)
+        impossible = _no_cache(s, data)
+        decision = impossible or decide_cache(chosen.settings, case)
         chosen = with_cache_decision(chosen, decision)
         sweep, why = _sweep(s, chosen, decision, network, facts, held_out)
         chosen = replace(chosen, reasons={**chosen.reasons, **({"sweep": why} if why else {})})
@@ -235,7 +260,14 @@ def new_job(
         sweep,
         asked=as_dict(asked),
         task=data.task,
+        adapters=adapter_parameters(network),
     )
+
+
+def _no_cache(s: FinetuneSettings, data: LabelledListing) -> CacheDecision | None:
+    """Why no run of this kind can cache features; None if it may."""
+    dense = data.task is not None and data.task.dense
+    return NO_CACHE if dense else LORA_CACHE if s.lora else None
 
 
 def _facts(
@@ -251,6 +283,7 @@ def _facts(
         processes=processes,
         lr_scale=data.task.lr_scale if data.task else 1.0,
         texts=data.texts,
+        lora=bool(s.lora),
     )
 
 
@@ -363,13 +396,14 @@ def resumed_job(
     settings = build(FinetuneSettings, merge_settings(state, as_dict(s)))
     preprocess = preprocess_of(card, str(s.out))
     chosen = FinetuneRecipe(settings, preprocess, dict(state["reasons"]))
-    schedule = freeze_schedule(
-        network, settings.freeze, settings.unfreeze_at, head=head, epochs=settings.epochs or 0
-    )
+    if settings.lora:
+        put_adapters(network, settings.lora, card.arch)
+    schedule = _schedule(settings, network, head)
     notes: dict[str, Any] = {
         "tried": tuple(state.get("tried", ())),
         "asked": state.get("asked", {}),
         "task": task,
+        "adapters": adapter_parameters(network),
     }
     return FinetuneJob(network, chosen, card, schedule, dict(state["frozen"]), head, **notes)
 
@@ -405,6 +439,7 @@ def _card(network_start: FinetuneStart, chosen: FinetuneRecipe, data: LabelledLi
             "weights": loaded.source if loaded else "none",
             "weights_matched": loaded.share if loaded else None,
             **({"licence": loaded.licence} if loaded and loaded.licence else {}),
+            **({"lora": s.lora} if s.lora else {}),
             "freeze": s.freeze,
             "unfreeze_at": s.unfreeze_at,
             "seed": s.seed,

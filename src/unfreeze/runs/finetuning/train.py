@@ -22,6 +22,7 @@ from unfreeze.data.texts.preprocess import TextPreprocess
 from unfreeze.errors import Interrupted
 from unfreeze.evaluation.checks import FeatureStatistics
 from unfreeze.evaluation.features import feature_meter
+from unfreeze.models.lora import merge_lora
 from unfreeze.models.norm import convert_sync_batchnorm
 from unfreeze.runs.after_run import warn_on_failure
 from unfreeze.runs.finetuning.build import (
@@ -193,6 +194,8 @@ def train_run(
     s = job.plan.settings
     with logging_to(s.logger, run, as_dict(s), trainer.step, console):
         outcome = trainer.train_to_best(console)
+    if s.lora:
+        merge_lora(job.network)  # what follows knows the architecture's own layers
     # the model first: a failure in the steps below must not lose it
     processes.on_rank_zero(lambda: _write_model(run, job, ready, outcome, console))
     dense = job.task is not None and job.task.dense  # its head gets maps, not features
