@@ -297,8 +297,8 @@ def _show_cost(
 
     def show() -> None:
         make = _noise_maker(prepared, plan, tuning.way)
-        measured = tuning.measured
-        costs = pretrain_cost(plan, prepared.facts, trainer, make, done=done, measured=measured)
+        known = {"measured": tuning.measured, "source": tuning.source}
+        costs = pretrain_cost(plan, prepared.facts, trainer, make, done=done, **known)
         show_pretrain_cost(plan, costs, console)
         _hint(costs["time"], given, prepared.facts.processes, console)
 

@@ -267,7 +267,7 @@ def prepared_for(
     hold = dataset.holding(settings, _largest(chosen), processes)
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
     reasons["store"] = f"{hold.place}: {hold.reason}"
-    reasons |= plan_line(start.settings, processes)
+    reasons |= plan_line(chosen.settings, device, processes)
     compute = ComputeContext(device, precision, MEAN, STD)
     return PreparedPretraining(dataset, start, facts, chosen, compute, hold, reasons)
 
