@@ -244,7 +244,8 @@ SHARE = 0.05  # maximum share of the run's time
 RESERVE = 0.3  # seconds reserved for shutting down
 LEAST = 0.05  # minimum seconds left to start another step
 WORKERS_LEAST = 0.3  # likewise, if workers have to be started
-LONGEST = 0.5  # limit of a step, in seconds, but for the first step of a configuration
+FIRST = 0.5  # limit of a configuration's first step, with cold caches
+LONGEST = 0.3  # limit of any other step, in seconds
 TARGET = 0.03  # seconds of a step that is long enough to measure
 REPEATS = 3
 HOPELESS = 3.0  # times the fastest step: not measured again
@@ -321,7 +322,7 @@ class _TimedSteps:
     def counted(self, way: StepConfig, rows: int, most: float = LONGEST) -> StepTime | None:
         """Time a warm step: the first step of a configuration is not counted."""
         if (way, rows) not in self.warm:
-            self.step(way, rows, math.inf)  # cold caches
+            self.step(way, rows, FIRST)
         if (way, rows) in self.slow:
             return None
         spent = self.step(way, rows, most)

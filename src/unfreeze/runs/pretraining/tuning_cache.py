@@ -81,7 +81,7 @@ def load_tuning(key: dict[str, Any]) -> StoredTuning | None:
     try:
         entry = json.loads(_path(key).read_text(encoding="utf-8"))
         return _checked(entry, key)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return None  # missing or damaged: it is measured and written again
 
 
@@ -108,7 +108,7 @@ def _path(key: dict[str, Any]) -> Path:
 
 
 def _checked(entry: dict[str, Any], key: dict[str, Any]) -> StoredTuning | None:
-    """The entry if it can be used; KeyError, TypeError or ValueError if it is damaged."""
+    """The entry if it can be used; LookupError, TypeError or ValueError if it is damaged."""
     record, measured, stored = entry["record"], entry["measured"], float(entry["seconds"])
     if entry["key"] != key or not 0 <= time.time() - stored <= DAYS * 86_400:
         return None
