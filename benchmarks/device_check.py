@@ -4,9 +4,9 @@
 
 Checks the codes (by the paper's formula), the loss and its gradient, optimizer updates, the
 normalisation of views, and the losses of complete training steps in float32 (without TF32) and in
-the precision that `auto` selects. `waits`: whether a step synchronises with the device, by
-`torch.cuda.set_sync_debug_mode`. Prints one line per check with the largest difference and its
-bound; exits with code 1 if a bound is exceeded.
+the precision that `auto` selects. `waits`: whether making crops on the device or a step
+synchronises with it, by `torch.cuda.set_sync_debug_mode`. Prints one line per check with the
+largest difference and its bound; exits with code 1 if a bound is exceeded.
 """
 
 import argparse
@@ -14,16 +14,22 @@ import copy
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 import step
 import unfreeze
+from unfreeze.data.augment.config import preset
 from unfreeze.data.augment.multicrop import MEAN, STD, normalize
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.device_loader import DeviceImages
+from unfreeze.data.sources.builtin import ArraySource
 from unfreeze.optim.optimizer import optimizer_for_network
 from unfreeze.runtime.device import pick_device, pick_precision
 from unfreeze.swav import sinkhorn, swapped_prediction_loss
@@ -145,27 +151,51 @@ def steps(device: torch.device) -> Iterator[Check]:
         yield f"losses of 4 steps, {precision}", worst, bound
 
 
+def synchronises(what: str, work: Callable[[], object]) -> bool:
+    """Whether `work` synchronises with the GPU when it is done again."""
+    for mode in ("default", "error"):
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            for _ in range(3):
+                work()
+        except RuntimeError as error:
+            print(f"{what} synchronises with the device: {error}", flush=True)
+            return True
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return False
+
+
+def crops(device: torch.device) -> Callable[[], object]:
+    """Makes a batch of crops on the device, as a loader of images cached there does."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
+    names = [str(number) for number in range(len(pixels))]
+    source = ArraySource("noise", pixels, names, ["train"] * len(pixels))
+    everything = np.arange(len(pixels))
+    images = ImageDataset(build_index(source))
+    held = DeviceImages(images, everything, device, most=2**30)
+    specs = [preset(kind, 32, (0.2, 1.0)) for kind in ("photo", "small") for _ in range(2)]
+    return lambda: held.views(everything[:16], 0, 0, specs)
+
+
 def waits(device: torch.device) -> bool | None:
-    """Whether a step synchronises with the device; None on a CPU."""
+    """Whether crops or a step synchronise with the device; None on a CPU."""
+    make_crops = crops(device)
     if device.type != "cuda":
+        make_crops()
         return None
     images = [torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8).pin_memory()] * 2
     with tempfile.TemporaryDirectory() as folder:
         trainer = step.ours(TINY | {"size_crops": (32,), "nmb_crops": (2,)}, device, folder)
-        for mode in ("default", "error"):
-            torch.cuda.synchronize()
-            torch.cuda.set_sync_debug_mode(mode)
-            try:
-                for _ in range(3):
-                    loss = trainer.train_step(step.batch_of(images))
-                    trainer.guard.done(trainer.step, loss)
-                    trainer.state.step += 1
-            except RuntimeError as error:
-                print(f"A step synchronises with the device: {error}", flush=True)
-                return True
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
-    return False
+
+        def one_step() -> None:
+            loss = trainer.train_step(step.batch_of(images))
+            trainer.guard.done(trainer.step, loss)
+            trainer.state.step += 1
+
+        waiting = [synchronises("A step", one_step), synchronises("Making crops", make_crops)]
+    return any(waiting)
 
 
 def main() -> None:
@@ -182,7 +212,7 @@ def main() -> None:
             rows.append({"what": name, "difference": worst, "bound": bound, "ok": ok})
             print(f"{'ok  ' if ok else 'FAIL'} {worst:9.2e} <= {bound:.0e}  {name}", flush=True)
     waiting = waits(device)
-    print(f"A step synchronises with the device: {waiting}", flush=True)
+    print(f"Crops or a step synchronise with the device: {waiting}", flush=True)
     report = {
         "device": str(device),
         "torch": torch.__version__,

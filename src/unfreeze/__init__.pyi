@@ -1138,7 +1138,7 @@ def pretrain(
     accumulate: int = 1,
     sync_bn: Literal["auto", "all", "groups", "none"] = "auto",
     syncbn_process_group_size: int = 8,
-    tune: Literal["auto", "off"] = "auto",
+    tune: Literal["auto", "again", "off"] = "auto",
     views_on: Literal["device", "host"] | None = None,
     optimizer: Literal["larc", "adamw", "sgd"] | None = None,
     nmb_crops: int | Sequence[int] | None = None,
@@ -1219,7 +1219,7 @@ def pretrain(
         accumulate: gradient accumulation steps per batch, to save memory; assignments use the full batch.
         sync_bn: synchronised batch norm: over all processes (auto, all), within groups of neighbouring ranks, or none. One of: 'auto', 'all', 'groups', 'none'.
         syncbn_process_group_size: processes per group with sync_bn='groups'.
-        tune: measure the fastest threads, precision, memory layout and workers before the first step, within 5 s; a resumed run keeps them. One of: 'auto', 'off'.
+        tune: measure the fastest threads, precision, memory layout and workers before the first step, within 1.5 s, and remember them for this machine and network for 30 days; again: measure anew; a resumed run keeps its own. One of: 'auto', 'again', 'off'.
         views_on: where to compute crops: on the device (batched, from small images stored there) or on the host (image by image). One of: 'device', 'host'.
         optimizer: optimizer; larc is the published one. One of: 'larc', 'adamw', 'sgd'.
         nmb_crops: number of crops per image at each resolution.
@@ -1298,7 +1298,7 @@ def pretrain(
     accumulate: int = 1,
     sync_bn: Literal["auto", "all", "groups", "none"] = "auto",
     syncbn_process_group_size: int = 8,
-    tune: Literal["auto", "off"] = "auto",
+    tune: Literal["auto", "again", "off"] = "auto",
     views_on: Literal["device", "host"] | None = None,
     optimizer: Literal["larc", "adamw", "sgd"] | None = None,
     nmb_crops: int | Sequence[int] | None = None,
@@ -1377,7 +1377,7 @@ def pretrain(
     accumulate: int = 1,
     sync_bn: Literal["auto", "all", "groups", "none"] = "auto",
     syncbn_process_group_size: int = 8,
-    tune: Literal["auto", "off"] = "auto",
+    tune: Literal["auto", "again", "off"] = "auto",
     views_on: Literal["device", "host"] | None = None,
     optimizer: Literal["larc", "adamw", "sgd"] | None = None,
     nmb_crops: int | Sequence[int] | None = None,

@@ -26,6 +26,7 @@ def filled():
         f"fetched/{KEY[:24]}/photos.zip": 2**19,
         f"checks/{KEY}.npz": 500,
         f"checks/{KEY}.scan.npz": 524,
+        f"tuning/{KEY}.json": 700,
     }
     others = ["thesis.txt", "features/thesis.txt", f"features/{KEY[::-1]}/thesis.txt"]
     for name, size in {**ours, **dict.fromkeys(others, 7)}.items():
@@ -40,7 +41,9 @@ def test_it_says_where_and_how_large(filled):
     found = unfreeze.cache()
     assert (found.folder, found.bytes, found.cleared) == (str(around), sum(ours.values()), 0)
     sizes = {entry.name: entry.bytes for entry in found.entries}
-    assert sizes == {"features": 3 * 2**20, "pixels": 2**20, "fetched": 2**19, "checks": 1024}
+    assert sizes == {"features": 3 * 2**20, "pixels": 2**20, "fetched": 2**19, "checks": 1024} | {
+        "tuning": 700
+    }
     assert "--cache-budget" in found.entries[0].bound
     assert sorted(found.foreign) == sorted(
         str(around / o) for o in (others[1], f"features/{KEY[::-1]}")
@@ -65,8 +68,8 @@ def test_what_cannot_be_removed_is_named_and_still_counted(filled, monkeypatch):
 
     monkeypatch.setattr(shutil, "rmtree", busy)
     found = unfreeze.cache(clear=True)
-    checks = sum(size for name, size in ours.items() if name.startswith("checks"))
-    assert (found.cleared, found.bytes) == (checks, sum(ours.values()) - checks)
+    files = sum(size for name, size in ours.items() if name.startswith(("checks", "tuning")))
+    assert (found.cleared, found.bytes) == (files, sum(ours.values()) - files)
     assert len(found.stuck) == 3 and "Directory not empty" in found.stuck[0]
     assert "warning: Not removed: " in str(found)
 
@@ -105,7 +108,7 @@ def test_the_command_line_and_an_empty_cache(filled, capsys):
     assert "4.5 MiB were removed. 0 KiB are cached in" in capsys.readouterr().out
     assert main(["cache"]) == 0
     assert "Next" not in capsys.readouterr().out
-    assert unfreeze.cache().to_pandas().bytes.tolist() == [0, 0, 0, 0]
+    assert unfreeze.cache().to_pandas().bytes.tolist() == [0, 0, 0, 0, 0]
 
 
 def test_what_runs_leave_is_known_again(coloured, tmp_path, no_drawing):

@@ -133,28 +133,43 @@ def test_no_name_breaks_a_command(benchmark):
     assert found["bad"] == [] and found["calls_in_all"] > 12
 
 
-def test_the_script_says_what_it_needs():
+@pytest.mark.parametrize("name", ["gpu.sh", "gpu_quality.sh"])
+def test_the_script_says_what_it_needs(name):
     for words in ([], ["--cifar", "a.zip", "--photos", "b.zip"], ["--fast"]):
         done = subprocess.run(
-            ["bash", str(FOLDER / "gpu.sh"), *words], capture_output=True, text=True, check=False
+            ["bash", str(FOLDER / name), *words], capture_output=True, text=True, check=False
         )
-        assert done.returncode == 2 and "gpu.sh" in done.stderr
+        assert done.returncode == 2 and done.stderr.startswith(f"{name} ")
+
+
+@pytest.mark.parametrize(("name", "minutes"), [("gpu.sh", 9), ("gpu_quality.sh", 10)])
+def test_the_limits_of_all_parts_keep_a_script_below_its_minutes(name, minutes):
+    lines = (FOLDER / name).read_text().splitlines()
+    limits = [int(line.split()[2]) for line in lines if line.startswith(("bench ", "part "))]
+    machine = 20  # seconds of the part that both have
+    assert 60 * (minutes - 1) < sum(limits) + machine < 60 * minutes
 
 
 @pytest.mark.slow
-def test_everything_for_a_gpu_runs_without_one(shared, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "measured"), [("gpu.sh", 6), ("gpu_quality.sh", 2)])
+def test_everything_for_a_gpu_runs_without_one(shared, tmp_path, monkeypatch, name, measured):
     monkeypatch.setenv("PYTHON", sys.executable)
     given = ["--cifar", str(shared / "data/cifar10.zip")]
     given += ["--photos", str(shared / "data/trashnet-subset.zip"), "--out", str(tmp_path)]
-    script = ["bash", str(FOLDER / "gpu.sh"), *given, "--device", "cpu", "--quick"]
+    script = ["bash", str(FOLDER / name), *given, "--device", "cpu", "--quick"]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2_000:]
     ends = json.loads((tmp_path / "summary.json").read_text())
     assert all(part["exit_code"] == 0 for part in ends["parts"])
     names = {part["part"] for part in ends["parts"]} - {"machine", "unpack"}
-    assert len(names) == 6
-    for name in names:
-        assert json.loads((tmp_path / f"{name}.json").read_text())
+    assert len(names) == measured
+    figures = {part: json.loads((tmp_path / f"{part}.json").read_text()) for part in names}
+    assert all(figures.values())
+    if "knn" in figures:
+        assert figures["knn"]["images"] == {"train": 500, "test": 100}
+        assert 0.1 < figures["knn"]["knn"] < 0.9
+        passes = figures["feature-pass"]["passes"]
+        assert all(one["images_per_second"] > 0 for one in passes.values()) and len(passes) == 2
 
 
 def test_arms_of_distillation_are_means_with_intervals_over_seeds(benchmark):

@@ -300,8 +300,10 @@ def _show_cost(
 
     def show() -> None:
         make = _noise_maker(prepared, plan, tuning.way)
-        measured = tuning.measured
-        costs = pretrain_cost(plan, prepared.facts, trainer, make, done=done, measured=measured)
+        measured, source = tuning.measured, tuning.source
+        costs = pretrain_cost(
+            plan, prepared.facts, trainer, make, done=done, measured=measured, source=source
+        )
         show_pretrain_cost(plan, costs, console)
         _hint(costs["time"], given, prepared.facts.processes, console)
 

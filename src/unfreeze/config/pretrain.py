@@ -181,8 +181,9 @@ class PretrainSettings(
     tune: str = setting(
         "auto",
         "measure the fastest threads, precision, memory layout and workers before the first step, "
-        "within 5 s; a resumed run keeps them",
-        choices=("auto", "off"),
+        "within 1.5 s, and remember them for this machine and network for 30 days; again: measure "
+        "anew; a resumed run keeps its own",
+        choices=("auto", "again", "off"),
         group="machine",
     )
     views_on: str | None = setting(

@@ -77,6 +77,7 @@ class TuningResult:
     reasons: dict[str, str]
     rounds: tuple[TuningRound, ...] = ()
     seconds: float = 0.0
+    short_run: bool = False  # measured less than a longer run would have
 
     @property
     def measured(self) -> tuple[int, StepTime] | None:
@@ -238,14 +239,14 @@ def _ms(spent: StepTime) -> str:
     return f"{'' if spent.whole else 'over '}{1000 * spent.total:.3g} ms"
 
 
-SECONDS = 5.0
+SECONDS = 1.5
 SHARE = 0.05  # maximum share of the run's time
-RESERVE = 0.5  # seconds reserved for shutting down
-LEAST = 0.1  # minimum seconds left to start another step
-WORKERS_LEAST = 1.0  # likewise, if workers have to be started
-FIRST = 2.0  # limit of a configuration's first step, with cold caches
-LONGEST = 1.2  # limit of any other step, in seconds
-TARGET = 0.08  # seconds of a step that is long enough to measure
+RESERVE = 0.3  # seconds reserved for shutting down
+LEAST = 0.05  # minimum seconds left to start another step
+WORKERS_LEAST = 0.3  # likewise, if workers have to be started
+FIRST = 0.5  # limit of a configuration's first step, with cold caches
+LONGEST = 0.3  # limit of any other step, in seconds
+TARGET = 0.03  # seconds of a step that is long enough to measure
 REPEATS = 3
 HOPELESS = 3.0  # times the fastest step: not measured again
 
@@ -284,7 +285,8 @@ def probe_ways(
         if medians is not None:
             rounds.append(TuningRound(knob, size, medians))
             way = choose_config(rounds, usual, scope).way
-    return replace(choose_config(rounds, usual, scope, limited.ended), seconds=limited.elapsed)
+    result = choose_config(rounds, usual, scope, limited.ended)
+    return replace(result, seconds=limited.elapsed, short_run=limited.short and limited.cut)
 
 
 class _TimedSteps:
@@ -296,6 +298,7 @@ class _TimedSteps:
         self.measure, self.clock, self.rows = measure, clock, rows
         self.began, self.limit = clock(), SECONDS - RESERVE
         self.ended = "no time was left"
+        self.short = self.cut = False  # the run is short; something was not measured to its end
         self.warm: set[tuple[StepConfig, int]] = set()
         self.slow: dict[tuple[StepConfig, int], StepTime] = {}  # aborted steps
 
@@ -309,9 +312,12 @@ class _TimedSteps:
         least = WORKERS_LEAST if way.workers and (way, rows) not in self.warm else LEAST
         left = self.limit - self.elapsed
         if left < least:
+            self.cut = True
             return None
         self.warm.add((way, rows))
-        return self.measure(way, rows, min(left, most))
+        spent = self.measure(way, rows, min(left, most))
+        self.cut |= not spent.whole and left < most
+        return spent
 
     def counted(self, way: StepConfig, rows: int, most: float = LONGEST) -> StepTime | None:
         """Time a warm step: the first step of a configuration is not counted."""
@@ -339,7 +345,7 @@ class _TimedSteps:
     def _limit_budget(self, steps: int, spent: StepTime) -> None:
         """Limit the budget to a share of the run's time, estimated from one step's time."""
         if SHARE * steps * spent.total < self.limit:
-            self.limit = SHARE * steps * spent.total
+            self.limit, self.short = SHARE * steps * spent.total, True
             self.ended = f"a run of {steps:,} steps is too short to benefit"
 
     def alternating(

@@ -43,6 +43,13 @@ FEATURE_CACHE = CacheKind(
     "features", "outputs of frozen layers", "16 GiB (finetune --cache-budget)", *_CHUNKS
 )
 PIXEL_CACHE = CacheKind("pixels", "decoded images", "16 GiB (--store-budget)", *_CHUNKS)
+TUNING_CACHE = CacheKind(
+    "tuning",
+    "fastest settings, as pretrain --tune measured them",
+    "256 files of a few KiB, 30 days",
+    rf"[0-9a-f]{{40}}\.json|{_UNFINISHED}",
+    None,
+)
 CACHE_KINDS = (
     FEATURE_CACHE,
     PIXEL_CACHE,
@@ -54,6 +61,7 @@ CACHE_KINDS = (
         rf"[0-9a-f]{{40}}(\.\w+)*\.npz|{_UNFINISHED}",
         None,
     ),
+    TUNING_CACHE,
 )
 
 

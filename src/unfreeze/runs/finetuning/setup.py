@@ -21,12 +21,12 @@ from unfreeze.data.texts.source import TextSource
 from unfreeze.errors import UsageError
 from unfreeze.models.build import canonical_arch
 from unfreeze.models.lora import frozen_with_lora, is_adapter
+from unfreeze.models.precision import pick_training_precision
 from unfreeze.models.shape_trace import forward_flops
 from unfreeze.models.text import TextClassifier
 from unfreeze.runs.finetuning.data import LabelledListing
 from unfreeze.runs.finetuning.resume import check_resumable, merge_settings
 from unfreeze.runtime.console import Console
-from unfreeze.runtime.device import pick_precision
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.runtime.threads import ThreadCount
 from unfreeze.tasks.supervised import SupervisedTask
@@ -219,7 +219,7 @@ def new_job(
     chosen = plan(s, facts, network_setup.preprocess)
     for _, frozen_names in network_setup.schedule.steps:
         _check_batch_norm(network, frozen_names, chosen.batch_size)
-    precision, why = pick_precision(s.precision, device)
+    precision, why = pick_training_precision(s.precision, device, network, frozen)
     chosen = replace(
         chosen,
         settings=replace(chosen.settings, precision=precision),

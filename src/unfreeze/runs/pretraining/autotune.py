@@ -14,8 +14,15 @@ import torch
 
 from unfreeze.checkpoints.state import has_last
 from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.data.cache.folder import TUNING_CACHE
 from unfreeze.data.loading.loader import Batch
 from unfreeze.data.loading.workers import cannot_start_workers
+from unfreeze.runs.pretraining.tuning_cache import (
+    StoredTuning,
+    load_tuning,
+    store_tuning,
+    tuning_key,
+)
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import fast_precisions
 from unfreeze.runtime.distributed import Distributed
@@ -89,14 +96,20 @@ def scope_of(s: PretrainSettings, device: torch.device) -> TuningScope:
     return TuningScope(device.type, fast_precisions(device), processors(), fixed)
 
 
-def plan_line(s: PretrainSettings, world: int) -> dict[str, str]:
-    """The plan line about the measurement; {} if there is none."""
+def plan_line(s: PretrainSettings, device: torch.device, world: int) -> dict[str, str]:
+    """The plan line about the measurement; {} if there is none. `s`: all settings, derived too."""
     if s.tune == "off":
         return {}
     if world > 1:
         return {"tune": "nothing is measured with several processes"}
     what = "threads, precision, layout and workers that are not given"
+    if stored := _stored_tuning(s, tuning_key(s, scope_of(s, device), device)):
+        return {"tune": f"{what} were {stored.sentence}; --tune again measures anew"}
     return {"tune": f"{what} are measured before the first step, within {SECONDS:g} s"}
+
+
+def _stored_tuning(s: PretrainSettings, key: dict[str, Any]) -> StoredTuning | None:
+    return load_tuning(key) if s.tune == "auto" else None
 
 
 @dataclass(frozen=True)
@@ -104,12 +117,16 @@ class ComputeSettings:
     """The settings a run computes with; `record`: for config.toml, None if nothing was measured.
 
     `threads`: reason for their number. `measured`: (images of the largest measured step, seconds).
+    `source`: where the settings come from, if not from a measurement of this run. `not_stored`:
+    why a measurement could not be stored.
     """
 
     way: StepConfig
     record: dict[str, Any] | None = None
     threads: str = ""
     measured: tuple[int, StepTime] | None = None
+    source: str = ""
+    not_stored: str = ""
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -136,7 +153,9 @@ def choose_way(
     operations: float | None,
     previous: int | None = None,
 ) -> ComputeSettings:
-    """The settings to compute with: those of the resumed run, else measured, else the defaults.
+    """The settings to compute with: those of the resumed run, else stored or measured ones.
+
+    The defaults where nothing is measured.
 
     Sets the number of threads. `operations`: as in `default_way`; `previous`: threads of the
     checkpoint to resume from.
@@ -151,8 +170,7 @@ def choose_way(
         threads, why = default_threads(compute.device, operations)
         result = ComputeSettings(usual, threads=f"{threads}: {why}" if why else "")
     else:
-        choice = _measure(plan, usual, scope, make, compute.device)
-        result = ComputeSettings(choice.way, choice.record(scope.device), measured=choice.measured)
+        result = _stored_or_measured(plan, usual, scope, make, compute.device)
     if previous is not None and processes.world == 1:
         threads = ThreadCount.now().to_resume(previous)
         result = replace(result, way=replace(result.way, threads=threads))
@@ -160,14 +178,38 @@ def choose_way(
     return result
 
 
+def _stored_or_measured(
+    plan: PretrainRecipe, usual: StepConfig, scope: TuningScope, make: Make, device: torch.device
+) -> ComputeSettings:
+    """The settings stored for this machine and network, else measured ones, which are stored."""
+    key = tuning_key(plan.settings, scope, device)
+    if stored := _stored_tuning(plan.settings, key):
+        source = stored.sentence
+        return ComputeSettings(stored.way, stored.record, measured=stored.measured, source=source)
+    choice = _measure(plan, usual, scope, make, device)
+    # a longer run would measure more
+    failed = "" if choice.short_run or not choice.rounds else store_tuning(key, choice)
+    record = choice.record(scope.device)
+    return ComputeSettings(choice.way, record, measured=choice.measured, not_stored=failed)
+
+
 def show_choice(tuning: ComputeSettings, console: Console) -> None:
-    """Show a line for each setting, and the time of the measurement."""
+    """Show a line for each setting, and the time or the date of the measurement."""
     if tuning.record is None:
         return
     if not tuning.record["steps"]:
         console.say("Threads, precision and workers were not measured; config.toml has the reason.")
         return
-    console.say(f"Fastest settings, measured in {tuning.record['probe_seconds']:g} s:")
+    if tuning.not_stored:
+        console.warn(
+            f"The fastest settings could not be stored for later runs in {TUNING_CACHE.folder}: "
+            f"{tuning.not_stored}. Set UNFREEZE_CACHE to a folder that can be written."
+        )
+    if tuning.record.get("cached"):
+        when = tuning.record["measured_on"]
+        console.say(f"Settings measured on this machine on {when} (--tune again measures anew):")
+    else:
+        console.say(f"Fastest settings, measured in {tuning.record['probe_seconds']:g} s:")
     console.table(TextTable(("", ""), list(tuning.reasons.items())))
 
 

@@ -97,11 +97,12 @@ def pretrain_cost(
     *,
     done: int = 0,
     measured: tuple[int, StepTime] | None = None,
+    source: str = "",
 ) -> dict[str, dict[str, Any]]:
     """`time` and `memory` of a run before it starts, estimated in about a second at most.
 
     `trainer`: the run's, not changed; `done`: finished steps; `measured`: (images, seconds) of a
-    step that was measured already.
+    step that was measured already; `source`: when, if not before this run.
     """
     share = (plan.settings.batch_size or 0) // facts.processes
     work, memory_use = _memory_of(trainer, plan, share, facts.processes)
@@ -110,7 +111,11 @@ def pretrain_cost(
     if measured is not None and NEAR * measured[0] >= share:
         rows, spent = measured
         each = spent.total * share / rows
-        spent_in_all = {"seconds": each * left, "seconds_step": each, "basis": _PROBED}
+        spent_in_all = {
+            "seconds": each * left,
+            "seconds_step": each,
+            "basis": f"{source or _PROBED}, {_WITHOUT}",
+        }
     elif work and is_quick(
         3 * work.operations * accumulate * left, views * share * left, _device_type(trainer)
     ):
@@ -123,7 +128,8 @@ def pretrain_cost(
     return {"time": spent_in_all, "memory": memory_use}
 
 
-_PROBED = "measured before step 0, without reading files, feature evaluations and checkpoints"
+_PROBED = "measured before step 0"
+_WITHOUT = "without reading files, feature evaluations and checkpoints"
 
 
 def epoch_seconds(
@@ -218,8 +224,7 @@ def _time_of(
     starts = {}
     if plan.settings.time_limit is not None:
         starts["starts"] = math.ceil(values["seconds"] / parse_duration(plan.settings.time_limit))
-    without = "without reading files, feature evaluations and checkpoints"
-    basis = f"{timing.how}, on this machine at its present load, {without}"
+    basis = f"{timing.how}, on this machine at its present load, {_WITHOUT}"
     return {**values, **starts, "basis": basis}
 
 

@@ -19,6 +19,7 @@ from unfreeze.data.loading.loader import Loader
 from unfreeze.data.loading.sample import DatasetSample
 from unfreeze.errors import UsageError, resume_command
 from unfreeze.models.norm import batchnorm_process_group, convert_sync_batchnorm
+from unfreeze.models.precision import pick_training_precision
 from unfreeze.models.shape_trace import forward_flops, trace_forward
 from unfreeze.optim.optimizer import optimizer_for_network
 from unfreeze.runs.pretraining.autotune import plan_line
@@ -36,7 +37,7 @@ from unfreeze.runs.pretraining.teacher import Teacher, load_teacher
 from unfreeze.runs.pretraining.teacher_features import teacher_features, teacher_reasons
 from unfreeze.runs.readback import check_same_images
 from unfreeze.runtime.console import Console
-from unfreeze.runtime.device import image_memory_budget, pick_device, pick_precision
+from unfreeze.runtime.device import image_memory_budget, pick_device
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.runtime.time_limit import TimeLimit
@@ -316,11 +317,11 @@ def prepared_for(
     processes: int,
 ) -> PreparedPretraining:
     """The network and the plan for listed images; `named`: reasons of the values of a recipe."""
-    precision, why = pick_precision(settings.precision, device)
     torch.manual_seed(settings.seed)
     start = _with_range(initial_network(settings, dataset.side, device), dataset.sample)
     start = _with_normalisation(start)
     dataset.index.source.intensity = format_intensity(start.settings.range, start.settings.channels)
+    precision, why = pick_training_precision(settings.precision, device, start.network)
     room = image_memory_budget(device)
     facts = DatasetStats(
         len(dataset.train), dataset.side, device.type, start.width, processes, room=room,
@@ -335,7 +336,7 @@ def prepared_for(
     hold = dataset.holding(settings, _largest(chosen), processes)
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
     reasons["store"] = f"{hold.place}: {hold.reason}"
-    reasons |= plan_line(start.settings, processes)
+    reasons |= plan_line(chosen.settings, device, processes)
     s = chosen.settings
     compute = ComputeContext(device, precision, s.mean or MEAN, s.std or STD)
     return PreparedPretraining(dataset, start, facts, chosen, compute, hold, reasons)
