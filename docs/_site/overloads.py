@@ -1,4 +1,4 @@
-"""Griffe extension: a function that a stub declares by overloads only is documented by the first."""
+"""Griffe extension: a function that a stub only overloads is documented by its first overload."""
 
 from typing import Any
 
