@@ -1,7 +1,9 @@
-"""MkDocs hook: a link to a file outside docs/ is shown as the file's path, not as a link.
+"""MkDocs hook: links to files outside docs/, and the rank of pages in the search.
 
-On a code host `[trainer.py](../src/unfreeze/training/trainer.py)` leads to the file; the site does
-not hold it. A path that is nowhere is left as it is, so that the strict build names it.
+A link to a file outside docs/ is shown as the file's path, not as a link: on a code host
+`[trainer.py](../src/unfreeze/training/trainer.py)` leads to the file; the site does not hold it. A
+path that is nowhere is left as it is, so that the strict build names it. Pages of records rank
+below guides that have the same words.
 """
 
 import os
@@ -10,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(((?:\.\./)+[^)#\s]+)\)")
+RECORDS = {"RESULTS.md", "LOG.md", "ROBUSTNESS.md"}
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
     """The page with its outside links as code."""
+    if page.file.src_uri in RECORDS:
+        page.meta["search"] = {"boost": 0.3}
     docs = Path(config["docs_dir"])
     folder = (docs / page.file.src_uri).parent
 
