@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -102,6 +103,16 @@ def search(site):
 @pytest.mark.parametrize("phrase", WANTED)
 def test_a_phrase_finds_its_page(search, phrase):
     assert search.best(phrase).partition("#")[0] == WANTED[phrase]
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="the site's own search runs in node")
+def test_the_search_of_the_site_finds_them_too(site):
+    words = ["node", str(Path(__file__).parent / "search_worker.js"), str(site)]
+    answer = subprocess.run(
+        [*words, json.dumps([*WANTED, "qqqzzz"])], check=True, capture_output=True, text=True
+    ).stdout
+    found = [location.partition("#")[0] for location in json.loads(answer)]
+    assert found == [*WANTED.values(), ""]
 
 
 @pytest.mark.parametrize("phrase", [p for p, page in WANTED.items() if page.startswith("guides")])
