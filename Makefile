@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export MPLBACKEND := Agg
+export NO_MKDOCS_2_WARNING := 1
 BENCH := $(BIN)/python benchmarks
 told = --json .bench/$(1).json --plot .bench/$(1).png
 
-.PHONY: help demo test test-slow check bench docs notebooks
+.PHONY: help demo test test-slow check bench docs notebooks site
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / \t/' | expand -t 12
@@ -21,12 +22,13 @@ test-slow: .venv/installed-dev ## the proofs that take minutes
 	$(BIN)/python -m pytest -m "slow and not alone" -n auto --dist loadfile --timeout 2400
 	$(BIN)/python -m pytest -m "slow and alone" --timeout 2400
 
-check: .venv/installed-dev ## lint, format, types, floors
+check: .venv/installed-dev ## lint, format, types, floors, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=benchmarks $(BIN)/mypy benchmarks
 	$(BIN)/python -m pytest -q tests/test_floors.py
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/installed-dev ## the figures of speed: make bench PHOTOS=photographs.zip CIFAR=cifar10.zip
 	$(if $(and $(PHOTOS),$(CIFAR)),,$(error Name two archives: PHOTOS=photographs.zip CIFAR=cifar10.zip))
@@ -52,6 +54,9 @@ docs: .venv/installed ## write docs/SETTINGS.md and the types of `import unfreez
 
 notebooks: .venv/installed-dev ## execute examples/*.ipynb: make notebooks DATA=FOLDER of data and weights
 	$(BIN)/python examples/run_notebooks.py --data $(or $(DATA),.)
+
+site: .venv/installed-dev ## the documentation as a site, in site/: python -m http.server -d site shows it
+	$(BIN)/mkdocs build --strict
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

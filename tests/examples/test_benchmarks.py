@@ -50,6 +50,15 @@ def test_points_of_growth_are_measured_and_drawn(benchmark, tmp_path):
     assert (tmp_path / "growth.png").stat().st_size > 10_000
 
 
+def test_an_order_by_shard_has_each_image_once_for_any_number_of_processes(benchmark):
+    scale = benchmark("scale")
+    assert scale.same_batches() == {"each image once": True, "1 = 4 processes": True}
+    rows = [{"images": 10.0, "bytes": 2.0**30, "seconds": 1.0}]
+    billion = scale.paper({"index": rows, "order": rows})[-1]
+    assert billion["index, GiB in each process"] == 1e9
+    assert billion["index, seconds"] == 1e8
+
+
 def test_ratios_are_drawn_so_that_above_one_is_faster(benchmark, tmp_path):
     drawing = benchmark("drawing")
     seconds = {"loop": [4.0, 6.0], "ours": [2.0, 2.0], "slow": [8.0, 12.0]}
