@@ -11,6 +11,8 @@ files, decoding, augmentation, writing the run.
 
 `ours`              `unfreeze.pretrain --method auto`, one run for each number in `--epochs`.
 `ours swav`         the same with `--method swav`.
+`swav as before`    the same without what is derived for small images since then: crops of the
+                    image's size, batches of 256, a random first layer.
 `lightly swav`      lightly's SwAV example: Adam 0.001, batch 128, 512 prototypes, 2 + 6 crops.
 `lightly fastsiam`  lightly's FastSiam example: SGD 0.06, batch 512, four views.
 `supervised`        `unfreeze.finetune --weights none` with all labels: an upper line.
@@ -57,7 +59,8 @@ from unfreeze.evaluation.logistic_regression import linear_accuracy
 from unfreeze.models.build import build
 from unfreeze.models.head import remove_head
 
-ARMS = ("ours", "ours swav", "lightly swav", "lightly fastsiam", "supervised")
+ARMS = ("ours", "ours swav", "swav as before", "lightly swav", "lightly fastsiam", "supervised")
+BEFORE = {"batch_size": 256, "stem_init": "random"}
 TEST_SHARE = 6  # one image of so many is a test image where the archive has no split
 
 
@@ -154,12 +157,15 @@ class Race:
             watch = Stopwatch()
             out = self.scratch / f"{arm.replace(' ', '-')}-{seed}-{epochs}"
             common = {"arch": self.args.arch, "epochs": epochs, "seed": seed, "out": str(out)}
-            common |= {"image_size": self.args.size, "device": self.args.device}
-            common |= {"workers": self.args.workers, "overwrite": True}
+            common |= {"device": self.args.device, "workers": self.args.workers, "overwrite": True}
+            if self.args.size > 64:  # smaller images are taken as they are
+                common["image_size"] = self.args.size
             if arm == "supervised":
                 unfreeze.finetune(str(self.data), weights="none", **common)
             else:
-                method = "swav" if arm == "ours swav" else "auto"
+                method = "auto" if arm == "ours" else "swav"
+                if arm == "swav as before":
+                    common |= BEFORE | {"size_crops": (self.args.size,)}
                 unfreeze.pretrain(str(self.data), method=method, **common)
             point = {"epochs": epochs, **watch.read(), **self.evaluate(out)}
             if arm == "supervised":
