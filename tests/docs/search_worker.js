@@ -13,7 +13,11 @@ let answer = null;
 const world = vm.createContext({
   addEventListener: (_, handler) => handlers.push(handler),
   postMessage: (message) => { answer = message; },
-  importScripts: () => {},
+  importScripts: (...scripts) => {
+    for (const name of scripts) {
+      vm.runInContext(fs.readFileSync(path.join(folder, name), "utf8"), world);
+    }
+  },
   console, performance, setTimeout, URL, location: { href: "http://localhost/" },
 });
 world.self = world.window = world;

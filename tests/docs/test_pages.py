@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = "EXTENDING.md"  # its commands need the packages that it installs
 PAGES = [
     ROOT / "README.md",
+    ROOT / "README.ko.md",
     *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name != EXAMPLES),
 ]
 BLOCK = re.compile(r"^ *```(?:bash|sh|console)?\n(.*?)^ *```", re.DOTALL | re.MULTILINE)

@@ -40,6 +40,7 @@ WANTED = {
     "torchsummary": "guides/coming-from-tutorials.html",
     "exit codes": "COMMANDS.html",
 }
+KOREAN = dict.fromkeys(("자기지도 사전 학습", "미세 조정", "레이어 동결"), "guides/start.ko.html")
 TITLE = 1_000  # Material's boost of a title
 STOP = {"in", "on", "with", "and", "your", "own", "the", "of", "at"}
 
@@ -109,10 +110,13 @@ def test_a_phrase_finds_its_page(search, phrase):
 def test_the_search_of_the_site_finds_them_too(site):
     words = ["node", str(Path(__file__).parent / "search_worker.js"), str(site)]
     answer = subprocess.run(
-        [*words, json.dumps([*WANTED, "qqqzzz"])], check=True, capture_output=True, text=True
+        [*words, json.dumps([*WANTED, *KOREAN, "qqqzzz"])],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     found = [location.partition("#")[0] for location in json.loads(answer)]
-    assert found == [*WANTED.values(), ""]
+    assert found == [*WANTED.values(), *KOREAN.values(), ""]
 
 
 @pytest.mark.parametrize("phrase", [p for p, page in WANTED.items() if page.startswith("guides")])
