@@ -26,7 +26,7 @@ def commands(page):
     text = page.read_text(encoding="utf-8")
     for block in BLOCK.findall(text):
         for verb, rest in COMMAND.findall(block.replace("\\\n", " ")):
-            words = shlex.split(rest, comments=True)
+            words = shlex.split(rest.split(" > ")[0], comments=True)  # without a redirection
             if not {"...", "X", "S", "$s"}.intersection(words):
                 yield verb, words
 
