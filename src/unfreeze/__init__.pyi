@@ -1207,7 +1207,7 @@ def pretrain(
         teacher_arch: architecture of the teacher, if its file does not name it.
         recipe: defaults of settings that are not given: derived from the images (auto), or a published ImageNet recipe. One of: 'auto', 'swav-100ep', 'swav-200ep', 'swav-400ep', 'swav-800ep', 'swav-200ep-bs256', 'swav-400ep-bs256', 'swav-400ep-2x224', 'swav-w2-400ep', 'swav-w4-400ep'.
         stem: stem (first layers): small keeps the resolution of small images. One of: 'auto', 'imagenet', 'small'.
-        stem_init: initial filters of a 3x3 stem that is trained from scratch on images of up to 64 pixels: whitening filters of the images (auto), or random. One of: 'auto', 'random'.
+        stem_init: initial filters of a 3x3 stem trained from scratch on colour images of up to 64 pixels: whitening filters of the images (auto), or random. One of: 'auto', 'random'.
         image_size: large crops in pixels; small ones in proportion.
         augment: data augmentation by type of image. One of: 'photo', 'small', 'mono', 'digits'.
         epochs: epochs (0: write the untrained model).

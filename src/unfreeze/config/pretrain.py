@@ -123,7 +123,7 @@ class PretrainSettings(
     )
     stem_init: str = setting(
         "auto",
-        "initial filters of a 3x3 stem that is trained from scratch on images of up to 64 pixels: "
+        "initial filters of a 3x3 stem trained from scratch on colour images of up to 64 pixels: "
         "whitening filters of the images (auto), or random",
         choices=("auto", "random"),
         group="model",

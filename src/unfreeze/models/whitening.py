@@ -13,19 +13,21 @@ from torch import Tensor, nn
 
 PATCHES = 40  # of each image
 FLOOR = 5e-3  # added to eigenvalues, in units of the normalised pixels' variance
-SMALLEST = 1e-7  # of the largest eigenvalue: grey images have only nine directions of 27
+SMALLEST = 1e-7  # of the largest eigenvalue; grey images have only nine directions of 27
 
 
 def whitening_filters(patches: Tensor, count: int) -> Tensor:
     """At most `count` filters `[n, D]` in pairs of opposite sign, for patches `[N, D]`.
 
-    The directions of largest variance come first. Patches that are all alike give none.
+    The directions of largest variance come first. None if the patches do not vary in all D
+    directions, as those of grey images: there it gained nothing (docs/LOG.md).
     """
     centred = (patches - patches.mean(dim=0)).double()
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
     values, vectors = values.flip(0), vectors.flip(1)
     usable = int((values > max(SMALLEST * float(values[0]), 1e-12)).sum())
-    n = min(count // 2, usable)
+    n = count // 2 if usable == len(values) else 0
+    n = min(n, usable)
     filters = (vectors[:, :n] / (values[:n] + FLOOR).sqrt()).T
     return torch.cat([filters, -filters]).to(patches.dtype)
 
@@ -54,7 +56,7 @@ def random_patches(images: Tensor, seed: int) -> Tensor:
 
 @torch.no_grad()
 def whiten_first_layer(layer: nn.Conv2d, images: Tensor, seed: int) -> int:
-    """Replace the first filters of `layer`, in place; returns how many.
+    """Replace the first filters of `layer`, in place; returns how many (0 for grey images).
 
     `images`: normalised, `[N, 3, S, S]`. The other filters keep their random values.
     """

@@ -87,7 +87,7 @@ def initialise_stem(
 ) -> dict[str, str]:
     """Whitening filters of the training images for the first layer, in place; {setting: reason}.
 
-    Only in a 3x3 layer that starts at random, and for small images.
+    Only in a 3x3 layer that starts at random, and for small colour images.
     """
     layer = first_3x3(start.network)
     size = evaluation_preprocess(s).image_size
@@ -99,9 +99,9 @@ def initialise_stem(
     sample = np.sort(rng.permutation(positions)[:WHITENED_ON])
     pixels = [evaluation_preprocess(s).pixels(images[int(i)]) for i in sample]
     count = whiten_first_layer(layer, normalize(torch.from_numpy(np.stack(pixels))), s.seed)
-    return {
-        "stem_init": f"{count} of {layer.out_channels} filters whiten 3x3 patches of the images"
-    }
+    if not count:
+        return {"stem_init": "random: the images are grey"}
+    return {"stem_init": f"{count} of {layer.out_channels} filters whiten patches of the images"}
 
 
 def has_swav_head(start: PretrainStart) -> bool:
