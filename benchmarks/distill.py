@@ -4,8 +4,8 @@
         --teacher efficientnet-lite0-imagenet.pth --json benchmarks/results/distill.json
 
 Arms: the teacher's own features; the student untrained; the student after `pretrain --method
-distill` with the auto recipe (`--epochs` overrides); the student after SwAV's auto recipe with as
-many epochs as take the same seconds. Seconds of distillation include the teacher's pass over the
+distill` with the auto recipe (`--epochs` overrides); the student after SwAV and after SimCLR, by the
+auto recipe with as many epochs as take the same seconds. Seconds of distillation include the teacher's pass over the
 images. CIFAR-10: the first `--images` / 10 names of each class of train without their labels,
 evaluated on the first `--test` / 10 of test. TrashNet: a random third of each class is the test
 set; its photographs repeat objects, so all of its accuracies are optimistic. k-NN: k 20, all labels
@@ -35,7 +35,7 @@ from unfreeze.data.index.splits import subset
 from unfreeze.evaluation.knn import knn_accuracy
 from unfreeze.evaluation.logistic_regression import linear_accuracy
 
-ARMS = ("teacher", "untrained", "swav", "distill")
+ARMS = ("teacher", "untrained", "swav", "simclr", "distill")
 PROBE = (2, 4)  # epochs of the two runs that SwAV's speed is measured with
 LABELS = {"cifar": 100, "trashnet": 80}  # of each class, for the linear probe
 
@@ -128,6 +128,7 @@ class Benchmark:
         out = str(self.scratch / "run")
         began = time.perf_counter()
         common = {"arch": self.args.arch, "device": self.args.device, "watch_every": 0}
+        common["on_collapse"] = "ignore"  # a result as well
         result = unfreeze.pretrain(
             str(self.data), out=out, overwrite=True, seed=seed, **common, **settings
         )
@@ -182,11 +183,12 @@ class Benchmark:
             out, about = self.distill(seed, **settings)
             about["seconds"] += (self.row("teacher-pass") or {})["seconds"]
             distilled = self.keep("distill", seed, about | self.accuracies(out))
-        if self.row("swav", seed) is None:
-            speed = self.epoch_of_swav()
-            epochs = max(1, round((distilled["seconds"] - speed["start"]) / speed["epoch"]))
-            out, about = self.pretrain(seed, epochs=epochs)
-            self.keep("swav", seed, about | self.accuracies(out))
+        for method in ("swav", "simclr"):
+            if self.row(method, seed) is None:
+                speed = self.epoch_of_swav()  # SimCLR has the same crops, batch and network
+                epochs = max(1, round((distilled["seconds"] - speed["start"]) / speed["epoch"]))
+                out, about = self.pretrain(seed, method=method, epochs=epochs)
+                self.keep(method, seed, about | self.accuracies(out))
 
     def accuracies(self, model: str) -> dict:
         """Those of a run."""
