@@ -4,12 +4,13 @@
         --teacher efficientnet-lite0-imagenet.pth --json benchmarks/results/distill.json
 
 Arms: the teacher's own features; the student untrained; the student after `pretrain --method
-distill` with the auto recipe (`--epochs` overrides); the student after SwAV and after SimCLR, by the
-auto recipe with as many epochs as take the same seconds. Seconds of distillation include the teacher's pass over the
-images. CIFAR-10: the first `--images` / 10 names of each class of train without their labels,
-evaluated on the first `--test` / 10 of test. TrashNet: a random third of each class is the test
-set; its photographs repeat objects, so all of its accuracies are optimistic. k-NN: k 20, all labels
-of the training images; linear: logistic regression on 100 labels of each class (TrashNet: 80).
+distill` with the auto recipe (`--epochs` overrides); the student after SwAV and after SimCLR, by
+the auto recipe with as many epochs as take the same seconds. Seconds of distillation include the
+teacher's pass over the images. CIFAR-10: the first `--images` / 10 names of each class of train
+without their labels, evaluated on the first `--test` / 10 of test. TrashNet: a random third of each
+class is the test set; its photographs repeat objects, so all of its accuracies are optimistic.
+k-NN: k 20, all labels of the training images; linear: logistic regression on 100 labels of each
+class (TrashNet: 80).
 
 Every finished run is written to `--json` at once; a restart continues after the last one.
 """
