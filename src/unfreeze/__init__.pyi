@@ -257,7 +257,7 @@ def compare(
         time_limit: save and stop (exit code 130) before this wall-clock time: 30m, 2h, 1-12:00:00, or minutes; with resume='auto' the same command starts and resumes.
         logger: experiment trackers for the metrics, one or more, each an extra (unfreeze[wandb]); a tracker that fails does not stop the run. One of: 'none', 'tensorboard', 'wandb', 'mlflow'.
         config: read settings from a TOML file.
-        arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: the run's, or resnet50); for texts hf/NAME or hf/FOLDER.
+        arch: architecture: torchvision/NAME, timm/NAME, unfreeze/NAME, or for texts hf/NAME (None: the run's, or resnet50).
         weights: two or more initial weights, as in finetune: none, imagenet, swav, NAME, URL, FILE, RUN; tfidf: word counts, for texts.
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
         freeze: layers to freeze: none, all (but the head), norms, stage:N (stem and first N stages) or regex:PATTERN.
@@ -778,8 +778,8 @@ def finetune(
         time_limit: save and stop (exit code 130) before this wall-clock time: 30m, 2h, 1-12:00:00, or minutes; with resume='auto' the same command starts and resumes.
         logger: experiment trackers for the metrics, one or more, each an extra (unfreeze[wandb]); a tracker that fails does not stop the run. One of: 'none', 'tensorboard', 'wandb', 'mlflow'.
         config: read settings from a TOML file.
-        arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: the run's, or resnet50); for texts hf/NAME or hf/FOLDER.
-        weights: initial weights: none, imagenet, swav, NAME (also timm/NAME.TAG), URL, FILE or RUN.
+        arch: architecture: torchvision/NAME, timm/NAME, unfreeze/NAME, or for texts hf/NAME (None: the run's, or resnet50).
+        weights: initial weights: none, imagenet, swav, (timm/)NAME, URL, FILE or RUN.
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
         freeze: layers to freeze: none, all (but the head), norms, stage:N (stem and first N stages) or regex:PATTERN.
         unfreeze_at: layers to unfreeze at an epoch (with -: to freeze again): "5:layer4,10:all,20:-layer1".

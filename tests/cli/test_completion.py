@@ -93,7 +93,11 @@ def test_every_flag_of_every_command_is_offered(shell_folder):
 def test_a_method_of_another_package_is_offered(monkeypatch):
     monkeypatch.setattr("unfreeze.config.field.registered", lambda kind: {"simsiam": "a:B"})
     code, script, _ = call("completion", "bash")
-    assert code == 0 and "_pretrain___method_choices=(swav deepcluster-v2 simsiam)\n" in script
+    assert (
+        code == 0
+        and "_pretrain___method_choices=(swav deepcluster-v2 simclr distill auto simsiam)\n"
+        in script
+    )
 
 
 @pytest.mark.parametrize("shell", SHELLS)

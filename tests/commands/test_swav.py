@@ -19,6 +19,7 @@ from unfreeze.commands.swav import run_swav, translate
 from unfreeze.config.layering import build
 from unfreeze.config.main_swav import ReferenceSettings
 from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.data.augment.multicrop import MEAN, STD
 from unfreeze.errors import DataError, Interrupted, UnfreezeError, UsageError, WeightsError
 from unfreeze.models.build import build as network
 from unfreeze.models.build import canonical_arch
@@ -96,7 +97,11 @@ def test_a_script_of_the_reference_is_its_recipe():
         plan(PretrainSettings(recipe="swav-200ep-bs256"), facts).settings
     )
     other = {name for name in mine if mine[name] != published[name]}
-    assert other == {"data", "out", "resume", "recipe", "seed", "workers", "arch", "tune"}
+    assert other == {"data", "out", "resume", "recipe", "seed", "workers", "arch", "tune"} | {
+        "mean",
+        "std",
+    }
+    assert (mine["mean"], mine["std"]) == (MEAN, STD)  # the default of a run without weights
     assert (mine["data"], mine["out"]) == (("imagenet/train",), "experiments/swav")
     assert (mine["arch"], mine["seed"], mine["workers"]) == ("resnet50", 31, 10)
 
@@ -167,6 +172,7 @@ def test_the_script_of_a_wide_network_is_its_recipe(width):
     published = dataclasses.asdict(plan(recipe, facts).settings)
     other = {name for name in mine if mine[name] != published[name]}
     told = {"data", "out", "resume", "recipe", "seed", "workers", "precision", "arch", "tune"}
+    told |= {"mean", "std"}
     assert other <= told
     assert canonical_arch(mine["arch"]) == published["arch"]
 

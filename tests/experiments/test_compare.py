@@ -299,9 +299,13 @@ def test_weights_of_other_networks_keep_their_own(data, good, tmp_path):
     from dataclasses import replace
 
     from unfreeze.checkpoints.model_file import load_model, save_model
+    from unfreeze.models.build import build
+    from unfreeze.models.head import remove_head
 
-    tensors, card = load_model(good)
-    save_model(tmp_path / "other", tensors, replace(card, arch="unfreeze/small"))
+    network = build("unfreeze/small")
+    remove_head(network)
+    _, card = load_model(good)
+    save_model(tmp_path / "other", network.state_dict(), replace(card, arch="unfreeze/small"))
     settings = CompareSettings(data=(data,), weights=("none", good, str(tmp_path / "other")))
     starts = all_starts(settings, plan_run)
     arches = [start.plan.settings["arch"] for start in starts]

@@ -175,6 +175,7 @@ def pretraining_result(run, **changed):
         "figures": {},
         "knn": None,
         "best": None,
+        "continued": None,
     }
     return Fields(**{**fields, **changed})
 
@@ -226,8 +227,10 @@ def test_a_loss_at_chance_is_nothing_learned(bare):
 
 def test_a_comparison_leads_with_its_verdict(run):
     start = Fields(weights="none", name="none", accuracy=0.5, interval=(0.2, 0.8), accuracies=[0.5])
+    start.pretraining_seconds, start.seconds = 90.0, 120.0
     one = Fields(weights="none", run=str(run), best_epoch=1)
     made = Fields(starts=[start], split="val", n=1200, verdict="No.", out=str(run), runs=[one])
+    made.by_labels = None
     said = text(compare_display(made))
     assert said.startswith("No.") and "20.0 % to 80.0 %" in said
     assert "1,200 validation images, on which the best epoch was selected" in " ".join(said.split())
@@ -299,6 +302,7 @@ def test_an_export_says_how_far_it_is_off():
         compared_on="16 views",
         with_preprocessing=False,
         int8=None,
+        hub=None,
     )
     said = text(export_display(made))
     assert "its outputs equal the run's on 16 views (largest difference 1.2e-06" in said

@@ -89,13 +89,13 @@ class FinetuneOptions(
     data: tuple[str, ...] = data_setting()
     arch: str | None = setting(
         None,
-        "architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (auto: the run's, or "
-        "resnet50); for texts hf/NAME or hf/FOLDER",
+        "architecture: torchvision/NAME, timm/NAME, unfreeze/NAME, or for texts hf/NAME (auto: the "
+        "run's, or resnet50)",
         basic=2,
     )
     weights: str = setting(
         "imagenet",
-        "initial weights: none, imagenet, swav, NAME (also timm/NAME.TAG), URL, FILE or RUN",
+        "initial weights: none, imagenet, swav, (timm/)NAME, URL, FILE or RUN",
         path="input",
         basic=3,
     )
