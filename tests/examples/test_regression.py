@@ -202,6 +202,7 @@ def test_a_file_of_somebody_else_is_not_written_over(installed, discs, tmp_path,
     assert (run / "predictions.csv").read_text() == "path,age\na.png,3\n"
 
 
+@pytest.mark.slow
 def test_folds_and_compare_know_that_a_smaller_error_is_better(installed, discs, tmp_path, capsys):
     at = TINY.index("--weights")
     tiny, good_at_it = [*TINY[:at], *TINY[at + 2 :]], ["--optimizer", "adamw", "--epochs", "25"]

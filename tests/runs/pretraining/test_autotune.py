@@ -135,6 +135,7 @@ def test_a_second_run_measures_nothing_and_computes_the_same(untuned, tmp_path, 
     assert config(tmp_path / "again")["facts"]["precision"] == usual
 
 
+@pytest.mark.slow
 def test_a_run_too_short_to_measure_leaves_no_entry_and_a_full_disk_ends_no_run(
     tmp_path, monkeypatch, decided, capsys
 ):

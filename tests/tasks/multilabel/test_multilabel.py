@@ -155,6 +155,7 @@ def main(*words):
     return command([*map(str, words)])
 
 
+@pytest.mark.slow
 def test_columns_train_what_names_train(trained, coloured_patches, run_json, tmp_path):
     run, result = trained
     words = ["finetune", coloured_patches / "columns.csv", *TINY, "--select", "metric"]
@@ -304,6 +305,7 @@ def test_folds_hold_each_image_out_once_and_start_alike(coloured_patches, run_js
         assert all("f1_macro" not in line for line in read_metrics(folder))
 
 
+@pytest.mark.slow
 def test_compare_goes_by_map(coloured_patches, trained, run_json, tmp_path):
     words = ["compare", coloured_patches / "names.csv", "--weights", "none", trained[0]]
     plain = [*TINY[:2], *TINY[4:], "--epochs", "2", "--seeds", "2"]

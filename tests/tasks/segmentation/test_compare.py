@@ -59,6 +59,7 @@ def _of_comparisons(report):
     return lambda run: report(run) if (Path(run) / "compare.json").exists() else None
 
 
+@pytest.mark.slow
 def test_it_says_that_pretraining_paid(compared):
     out, result = compared
     none, ours = result["starts"]
@@ -72,6 +73,7 @@ def test_it_says_that_pretraining_paid(compared):
     assert "mIoU by initial weights" in page and "difference in mIoU" in page
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_runs(compared):
     out, result = compared
     for start in result["starts"]:
@@ -88,6 +90,7 @@ def test_values_are_those_of_the_runs(compared):
     assert [float(row["miou"]) for row in rows] == [run["value"] for run in result["runs"]]
 
 
+@pytest.mark.slow
 def test_a_finished_comparison_is_read_not_run_again(compared, scenes, good, run_json, monkeypatch):
     out, result = compared
     monkeypatch.setattr(command, "run_finetune", _only_plans(command.run_finetune))
@@ -119,6 +122,7 @@ def _only_plans(run_finetune):
     return plan
 
 
+@pytest.mark.slow
 def test_resamples_of_two_models_are_the_same_images(compared):
     """The paired bootstrap of a model with itself has no width; with another one it has."""
     from unfreeze.experiments.compare_task import EvaluatedTaskRun
@@ -144,6 +148,7 @@ def test_what_cannot_be_compared_is_refused(scenes, good, tmp_path, fails):
     assert not any(path.is_dir() for path in (tmp_path / "c").glob("0*"))
 
 
+@pytest.mark.slow
 def test_a_metric_without_a_value_gives_no_interval(compared):
     from unfreeze.experiments.compare_task import EvaluatedTaskRun, _defined
 
