@@ -39,6 +39,7 @@ def test_every_module_of_timm_has_its_sample():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # timm's own, of old building blocks
-@pytest.mark.parametrize("arch", FAMILIES)
+# the smallest sequencer2d takes four minutes alone; the benchmark has it
+@pytest.mark.parametrize("arch", [arch for arch in FAMILIES if "sequencer2d" not in arch])
 def test_a_head_of_every_family_is_replaced_and_proven(arch):
     assert COMMAND.check_network(arch)["head"]
