@@ -58,6 +58,7 @@ from unfreeze.runtime.threads import restored_threads, set_threads
 from unfreeze.runtime.time_limit import HOUR, TimeLimit
 from unfreeze.runtime.trackers import check_loggers, logging_to
 from unfreeze.swav.auto_recipe import PretrainRecipe
+from unfreeze.swav.presets import method_hint
 from unfreeze.swav.throughput import StepConfig
 from unfreeze.training.callbacks import OnEpoch
 from unfreeze.training.feature_evaluation import FeatureEvaluator
@@ -277,6 +278,8 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     result = forecast(chosen, prepared.facts, make)
     show_forecast(chosen, result, console)
     _hint(result.time, given, world, console)
+    if hint := method_hint(given, chosen.settings.image_size or 0):
+        console.say(hint)
     return PretrainPlan(
         **vars(result),
         settings=as_dict(chosen.settings),

@@ -140,6 +140,14 @@ def choose_method(s: PretrainSettings, pixels: int) -> tuple[str, str]:
     return "swav", f"images of {pixels} pixels have room for small crops"
 
 
+def method_hint(given: PretrainSettings, pixels: int) -> str:
+    """A sentence if another method learns more per minute than the default, SwAV; else ""."""
+    method, _ = choose_method(replace(given, method="auto"), pixels)
+    if given.method != "swav" or method == "swav":
+        return ""
+    return f"--method {method} learns more per minute on images of this size (docs/RESULTS.md)."
+
+
 def given_of_method(s: PretrainSettings) -> list[str]:
     """The given settings that only some methods use."""
     defaults = {field.name: field.default for field in dataclasses.fields(s)}

@@ -91,3 +91,12 @@ def test_auto_goes_by_the_size_of_the_images(tmp_path, capsys):
     assert main([*words, "--nmb-prototypes", "30"]) == 0  # only swav has prototypes
     plan = json.loads(capsys.readouterr().out)
     assert plan["settings"]["method"] == "swav" and "prototypes" in plan["reasons"]["method"]
+
+
+def test_a_plan_for_small_images_names_the_faster_method(capsys):
+    small = ["pretrain", "digits", "--arch", "unfreeze/tiny", "--dry-run"]
+    assert main(small) == 0
+    assert "--method simclr learns more per minute" in capsys.readouterr().err
+    for words in (["--method", "simclr"], ["--nmb-prototypes", "30"], ["--image-size", "96"]):
+        assert main([*small, *words]) == 0
+        assert "learns more per minute" not in capsys.readouterr().err
