@@ -58,7 +58,8 @@ def random_weights(arch: str, target: Path) -> None:
 def timed(data: Path, weights: Path, out: Path, args: argparse.Namespace, store: str) -> dict:
     """Seconds of the pass over the training images, which is timed within a run of one epoch."""
     os.environ["UNFREEZE_CACHE"] = str(out.with_suffix(".cache"))
-    original, seconds = builder.cache_features, []
+    module: Any = builder
+    original, seconds = module.cache_features, []
 
     def clocked(*given: Any) -> Any:
         began = time.perf_counter()
@@ -66,7 +67,9 @@ def timed(data: Path, weights: Path, out: Path, args: argparse.Namespace, store:
         seconds.append(time.perf_counter() - began)
         return cached
 
-    builder.cache_features = clocked
+    module.cache_features = clocked
+    machine: dict[str, Any] = {"store": store, "image_size": args.size}
+    machine |= {"device": args.device, "precision": args.precision}
     try:
         result = unfreeze.finetune(
             str(data),
@@ -76,16 +79,13 @@ def timed(data: Path, weights: Path, out: Path, args: argparse.Namespace, store:
             freeze="all",
             augment="none",
             cache="features",
-            store=store,
-            image_size=args.size,
             head_solver="sgd",
             sweep="off",
             epochs=1,
-            device=args.device,
-            precision=args.precision,
+            **machine,
         )
     finally:
-        builder.cache_features = original
+        module.cache_features = original
     return {"seconds": round(seconds[0], 3), "whole_run": round(result.seconds, 1)}
 
 
