@@ -15,6 +15,7 @@ from typing import Any
 from unfreeze.config.field import flag
 from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.errors import UsageError
+from unfreeze.swav.dataset_stats import SMALL
 from unfreeze.tasks.registry import pretrain_task
 
 _SHARED: dict[str, Any] = {
@@ -124,9 +125,6 @@ KMEANS = ("clusterings", "kmeans_iterations")
 PROTOTYPES = ("crops_for_assign", "temperature", "nmb_prototypes", "freeze_prototypes_niters")
 
 
-SMALL_IMAGES = 64  # pixels, up to which `--method auto` is simclr
-
-
 def choose_method(s: PretrainSettings, pixels: int) -> tuple[str, str]:
     """(method, reason) of `--method auto` for large crops of `pixels`; ("", "") if one is given."""
     if s.method != "auto":
@@ -135,7 +133,7 @@ def choose_method(s: PretrainSettings, pixels: int) -> tuple[str, str]:
         return "swav", f"the recipe {s.recipe} is SwAV's"
     if given := [name for name in given_of_method(s) if name != "temperature"]:
         return "swav", f"{flag(given[0])} is a setting of SwAV: its prototypes and codes"
-    if pixels <= SMALL_IMAGES:
+    if pixels <= SMALL:
         return "simclr", f"images of {pixels} pixels: learns more per minute (docs/RESULTS.md)"
     return "swav", f"images of {pixels} pixels have room for small crops"
 
@@ -143,7 +141,7 @@ def choose_method(s: PretrainSettings, pixels: int) -> tuple[str, str]:
 def method_hint(given: PretrainSettings, pixels: int) -> str:
     """A sentence if another method learns more per minute than the default, SwAV; else ""."""
     method, _ = choose_method(replace(given, method="auto"), pixels)
-    if given.method != "swav" or method == "swav":
+    if given.method != "swav" or method == "swav" or given.init != "none":
         return ""
     return f"--method {method} learns more per minute on images of this size (docs/RESULTS.md)."
 

@@ -250,8 +250,7 @@ class FeatureEvaluator(Callback):
         self.start, self.last, self.best = (
             state[name] and FeatureEvaluation(**state[name]) for name in ("start", "last", "best")
         )
-        # checkpoints of earlier versions have neither
-        self.below, self.start_hits = state.get("below", 0), state.get("start_hits")
+        self.below, self.start_hits = state["below"], state["start_hits"]
 
 
 def knn_hits(

@@ -73,6 +73,14 @@ def test_it_learns(tmp_path, capsys):
     assert knn["accuracy"] > knn["at_start"] + 0.02
 
 
+def test_a_projection_head_without_a_hidden_layer_is_linear(tmp_path):
+    words = ["pretrain", "digits", "--out", str(tmp_path / "run"), *SHORT, "--epochs", "1"]
+    assert main([*words, "--hidden-mlp", "0"]) == 0
+    names = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["model"]
+    head = sorted(name for name in names if name.startswith("projection_head"))
+    assert head == ["projection_head.bias", "projection_head.weight"]
+
+
 def test_settings_of_prototypes_are_refused(tmp_path, capsys):
     words = ["pretrain", "digits", "--out", str(tmp_path / "run"), *SHORT]
     assert main([*words, "--nmb-prototypes", "30"]) == 2

@@ -15,17 +15,19 @@ from unfreeze.tasks.simclr.loss import nt_xent
 
 
 class SimCLRNetwork(nn.Module):
-    """Backbone and projection head: a hidden layer with batch norm and ReLU."""
+    """Backbone and projection head: a hidden layer with batch norm and ReLU, or none (`hidden` 0)."""
 
     def __init__(self, backbone: nn.Module, width: int, hidden: int, feat_dim: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projection_head = nn.Sequential(
-            nn.Linear(width, hidden, bias=False),
-            nn.BatchNorm1d(hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, feat_dim),
-        )
+        self.projection_head: nn.Module = nn.Linear(width, feat_dim)
+        if hidden:
+            self.projection_head = nn.Sequential(
+                nn.Linear(width, hidden, bias=False),
+                nn.BatchNorm1d(hidden),
+                nn.ReLU(inplace=True),
+                nn.Linear(hidden, feat_dim),
+            )
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """Unit features `[V*B, d]` of V views `[B, 3, S, S]`, in float32 (float64 stays)."""
@@ -58,7 +60,7 @@ class SimCLRTask(PretrainTask):
     def build_model(self, context: TaskContext) -> SimCLRNetwork:
         """The network around the backbone."""
         s = context.settings
-        return SimCLRNetwork(context.backbone, context.width, s.hidden_mlp or 2048, s.feat_dim)
+        return SimCLRNetwork(context.backbone, context.width, s.hidden_mlp or 0, s.feat_dim)
 
     def training_step(
         self, views: Views, batch: Batch, forward: Forward, shared: LossGradient | None
