@@ -15,7 +15,7 @@ from unfreeze.tasks.simclr.loss import nt_xent
 
 
 class SimCLRNetwork(nn.Module):
-    """Backbone and projection head: a hidden layer with batch norm and ReLU, or none (`hidden` 0)."""
+    """Backbone and projection head, with a hidden layer unless `hidden` is 0."""
 
     def __init__(self, backbone: nn.Module, width: int, hidden: int, feat_dim: int) -> None:
         super().__init__()
