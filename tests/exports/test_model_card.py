@@ -160,3 +160,13 @@ def test_any_name_is_read_back(name):
     assert about.model_name == about.model_name.strip() and about.eval_results
     if "\udcff" not in name:
         assert about.model_name == name
+
+
+def test_a_student_names_its_teacher_without_the_folder():
+    about = {"verb": "pretrain", "method": "distill", "teacher": "/data/my nets/big.pth"}
+    about |= {"teacher_arch": "timm/convnext_tiny", "teacher_licence": "CC BY-NC 4.0"}
+    text = model_card(card(kind="backbone", provenance=about), "student", None)
+    assert "| teacher | big.pth (timm/convnext_tiny) |" in text and "/data" not in text
+    assert "| licence of the teacher | CC BY-NC 4.0 |" in text
+    local = card(provenance={"weights": "/data/my nets/big.pth (247 of 247 tensors)"})
+    assert "| initial weights | big.pth (247 of 247 tensors) |" in model_card(local, "x", None)

@@ -152,8 +152,14 @@ def _tags(card: ModelCard) -> list[str]:
 
 def _source(card: ModelCard) -> str:
     """The initial weights, as recorded; of a local path only its name, which may go public."""
-    recorded = str(card.provenance.get("weights", card.provenance.get("init")) or "none")
-    path, space, rest = recorded.partition(" ")
+    return without_folder(
+        str(card.provenance.get("weights", card.provenance.get("init")) or "none")
+    )
+
+
+def without_folder(recorded: str) -> str:
+    """A recorded origin, such as `/data/x.pth (247 of 247)`; of a local path only its name."""
+    path, space, rest = recorded.partition(" (")
     local = "://" not in path and PurePath(path).is_absolute()
     return f"{PurePath(path).name}{space}{rest}" if local else recorded
 
@@ -201,7 +207,11 @@ def _training(card: ModelCard) -> list[str]:
         rows.append(("licence of these weights", str(about["licence"])))
     if about.get("verb") == "pretrain":
         rows.append(("method", f"{about.get('method')}, self-supervised: no labels"))
-    elif "freeze" in about:
+    if about.get("teacher"):
+        rows.append(("teacher", f"{without_folder(about['teacher'])} ({about['teacher_arch']})"))
+    if about.get("teacher_licence"):
+        rows.append(("licence of the teacher", str(about["teacher_licence"])))
+    if about.get("verb") != "pretrain" and "freeze" in about:
         frozen = {"none": "all layers", "all": "the head alone; the backbone is frozen"}
         rows.append(
             ("trained", frozen.get(about["freeze"], f"without {about['freeze']}, which is frozen"))

@@ -1,13 +1,14 @@
 """Export for the Hugging Face Hub: a folder that unfreeze loads, and timm where it can."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from unfreeze.checkpoints.model_file import TRAINED_IMAGES, load_model
 from unfreeze.errors import UsageError
 from unfreeze.exports.exported_model import ExportedModel
 from unfreeze.exports.format import LoadedExport
 from unfreeze.exports.libraries import check_library, from_timm
+from unfreeze.exports.model_card import without_folder
 from unfreeze.exports.to_safetensors import Safetensors
 from unfreeze.exports.to_timm import Timm
 
@@ -73,13 +74,8 @@ def in_timm(subject: ExportedModel) -> bool:
 
 def without_paths(subject: ExportedModel) -> ExportedModel:
     """The subject with names in place of this machine's paths: what is uploaded may go public."""
-    about = {name: _without_folder(value) for name, value in subject.card.provenance.items()}
+    about = {
+        name: without_folder(value) if isinstance(value, str) else value
+        for name, value in subject.card.provenance.items()
+    }
     return replace(subject, card=replace(subject.card, provenance=about))
-
-
-def _without_folder(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    path, space, rest = value.partition(" (")
-    local = "://" not in path and PurePath(path).is_absolute()
-    return f"{PurePath(path).name}{space}{rest}" if local else value
