@@ -130,6 +130,23 @@ def test_a_quick_step_is_measured_whole(monkeypatch):
     assert timing.step == pytest.approx(0.074) and timing.data == pytest.approx(0.64)
 
 
+def test_one_step_that_another_program_held_up_does_not_count(monkeypatch):
+    machine = Machine(monkeypatch, fixed=0.01, each=0.001)
+    usual, held_up = dry_run._step, []
+
+    def step(trainer, rows):
+        data, seconds = usual(trainer, rows)
+        if rows == 64 and not held_up:
+            held_up.append(rows)
+            return data, seconds + 0.5
+        return data, seconds
+
+    monkeypatch.setattr(dry_run, "_step", step)
+    timing, _ = dry_run._measure(machine, 64, None)
+    assert held_up and machine.sizes.count(64) == dry_run.REPEATS
+    assert timing.step == pytest.approx(0.074)
+
+
 @pytest.mark.parametrize("fixed, each", [(0.2, 0.01), (0.05, 0.05), (0.0, 0.1)])
 def test_a_slow_step_is_drawn_out_along_its_line_within_the_budget(monkeypatch, fixed, each):
     machine = Machine(monkeypatch, fixed, each)

@@ -1,6 +1,7 @@
 """The forecast of `pretrain --dry-run`: time, memory and learning rate of a plan."""
 
 import math
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -40,6 +41,7 @@ from unfreeze.training.trainer import PretrainTrainer
 BUDGET = 4.0  # about the seconds for measuring steps in a dry run
 NEAR = 4  # a step of 1 / NEAR of the batch is extrapolated to the whole batch
 SHORT = 1.0  # about the seconds for measuring steps before a run
+REPEATS = 3  # of the largest step measured
 DIFFERENT = 32  # random images
 
 
@@ -255,7 +257,8 @@ def _measure(
     """(timing of a step of `share` images, or None and why).
 
     Measures steps of more and more images within the budget. If that ends below `share`,
-    extrapolates linearly from the last two, as a step also has constant costs.
+    extrapolates linearly from the last two, as a step also has constant costs. The largest is
+    measured up to `REPEATS` times; its median counts.
     """
     began, accumulate = time.perf_counter(), trainer.plan.accumulate
     sizes = [n for n in range(2 * accumulate, share + 1, accumulate) if share % n == 0] or [share]
@@ -270,7 +273,12 @@ def _measure(
         if time.perf_counter() - began + sum(spent) * rows / previous > budget:
             break
         tried.append((rows, *_step(trainer, rows)))
-    (fewer, *low), (more, *high) = (tried[0], *tried)[-2:]
+    (fewer, *low), (more, *once) = (tried[0], *tried)[-2:]
+    repeated = [tuple(once)]
+    # beside a busy program a single short step can take several times as long
+    while len(repeated) < REPEATS and time.perf_counter() - began + sum(once) <= budget:
+        repeated.append(_step(trainer, more))
+    high = [statistics.median(values) for values in zip(*repeated, strict=True)]
     data, step = (_extrapolate(fewer, a, more, b, share) for a, b in zip(low, high, strict=True))
     return _Timing(data, step, _how(share, more)), ""
 
