@@ -58,9 +58,39 @@ def test_what_was_given_stays_and_has_no_reason():
 
 
 def test_image_size_is_the_large_crop_and_the_small_one_is_in_proportion():
-    s = planned(image_size=160).settings
+    s = planned(images=10_000, image_size=160).settings
     assert s.size_crops == (160, 72)
     assert s.size_crops[1] % 8 == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_few_photographs_get_no_small_crops_and_weaker_colours(device):
+    # 480 photographs with the published crops and colours: the loss stayed at ln K
+    few, many = (planned(images, 300, device) for images in (480, 10_000))
+    s = few.settings
+    assert (len(s.size_crops), s.nmb_crops, s.min_scale_crops) == (1, (2,), (0.2,))
+    assert s.augment == "small" and "480 images" in few.reasons["augment"]
+    assert "480 images" in few.reasons["nmb_crops"]
+    assert s.epsilon == 0.03 and "480 images" in few.reasons["epsilon"]
+    s = many.settings
+    assert (len(s.size_crops), s.augment, s.min_scale_crops) == (2, "photo", (0.14, 0.05))
+    assert s.epsilon == 0.05
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"size_crops": (64, 32)}, {"nmb_crops": (2, 4)}, {"min_scale_crops": (0.3, 0.1)}],
+)
+@pytest.mark.parametrize("side", [64, 300])
+def test_two_given_resolutions_are_completed_whatever_the_images(given, side):
+    s = planned(images=480, side=side, **given).settings
+    assert len(s.size_crops) == len(s.nmb_crops) == len(s.max_scale_crops) == 2
+    assert all(getattr(s, name) == value for name, value in given.items())
+
+
+def test_one_given_resolution_stays_one():
+    s = planned(images=10_000, nmb_crops=(2,)).settings
+    assert len(s.size_crops) == len(s.min_scale_crops) == 1
 
 
 @pytest.mark.parametrize(

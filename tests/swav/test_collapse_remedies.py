@@ -17,7 +17,7 @@ def found(images=1300, side=32, **given):
 
 
 def test_the_order_is_the_references_and_each_is_one_change():
-    tries, s = found(side=224, queue_length=256, epsilon=0.05)
+    tries, s = found(images=10_000, side=224, queue_length=256, epsilon=0.05)
     names = [next(iter(remedy.values)) for remedy in tries]
     assert names == [
         "epsilon",

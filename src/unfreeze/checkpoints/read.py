@@ -136,10 +136,11 @@ def read_checkpoint(path: str | Path) -> CheckpointContents:
     file_path = Path(path)
     if file_path.is_dir():
         if model_folder(file_path) is None:
-            last = file_path / "checkpoints" / "last.ckpt"
+            last, log = file_path / "checkpoints" / "last.ckpt", file_path / "log.txt"
             raise WeightsError(
                 f"{file_path} is a folder without a model.",
-                f"The run has not finished: continue with --resume, or give {last}."
+                f"The run has not finished ({log} ends with the reason): continue with --resume, "
+                f"or give {last}."
                 if last.exists()
                 else "Give a run, a model/ folder or a file.",
             )

@@ -16,6 +16,7 @@ from unfreeze.data.augment.config import CropSpec, preset
 from unfreeze.errors import DataError, UsageError
 from unfreeze.optim.optimizer import warmup_cosine
 from unfreeze.swav.continued_recipe import CONTINUED_LR, continued_values
+from unfreeze.swav.crop_recipe import TINY, crop_values, few_photographs
 from unfreeze.swav.dataset_stats import SMALL, DatasetStats, choose_crop_device
 from unfreeze.swav.evaluation_schedule import EvaluationSchedule
 from unfreeze.swav.presets import (
@@ -24,7 +25,6 @@ from unfreeze.swav.presets import (
     SHARPEST,
     check_method,
     choose_method,
-    small_side,
     usual_side,
     with_recipe,
 )
@@ -76,9 +76,6 @@ def queue_length(images: int, batch: int, K: int) -> ValueWithReason:
     if not length:
         return ValueWithReason(0, f"{images:,} images are too few for a queue")
     return ValueWithReason(length, f"at most a quarter of the {images:,} images and 15 batches")
-
-
-TINY = 24  # pixels of the largest view, below which epsilon is lower
 
 
 @dataclass(frozen=True)
@@ -169,7 +166,8 @@ def plan(settings: PretrainSettings, facts: DatasetStats) -> PretrainRecipe:
     check_method(settings)
     settings, named = with_recipe(settings)
     draft = _Draft(dataclasses.asdict(settings), named | ({"method": why} if method else {}))
-    _views(draft, facts)
+    for name, value, reason in crop_values(settings, facts):
+        draft.fill(name, value, reason)
     _batch(draft, facts)
     _length(draft, facts)
     _codes(draft, facts)
@@ -197,54 +195,6 @@ def view_specs(s: PretrainSettings) -> list[CropSpec]:
         for size, count, scale in by_size
         for _ in range(count)
     ]
-
-
-def _views(draft: _Draft, facts: DatasetStats) -> None:
-    given = draft["size_crops"]
-    large = given[0] if given else draft["image_size"] or usual_side(facts.side, facts.device)
-    why = f"the images have {facts.side} pixels" + (
-        "" if facts.device != "cpu" or facts.side <= 128 else "; at most 128 without a GPU"
-    )
-    if draft["image_size"]:
-        why = "--image-size"
-    crop = (large, why) if given or draft["image_size"] else _small_image_crop(large, why)
-    draft.fill("image_size", large, "the largest view" if given else why)
-    small = large <= SMALL
-    draft.fill(
-        "augment",
-        "small" if small else "photo",
-        f"views of {large} pixels" + (": half the colour jitter, no blur" if small else ""),
-    )
-    if pretrain_task(draft["method"]).needs_teacher:
-        _distilled_views(draft, *crop)
-    elif small:
-        draft.fill("size_crops", (crop[0],), crop[1])
-        draft.fill("nmb_crops", (2,), f"views of {large} pixels have no smaller crops")
-        draft.fill("min_scale_crops", (0.2,), "smaller crops have too few pixels to recognise")
-        draft.fill("max_scale_crops", (1.0,), "published")
-    else:
-        draft.fill("size_crops", (large, small_side(large)), "in proportion 224:96")
-        many = 6 if facts.device != "cpu" else 4
-        draft.fill("nmb_crops", (2, many), "published" if many == 6 else "4 of 6 without a GPU")
-        draft.fill("min_scale_crops", (0.14, 0.05), "published")
-        draft.fill("max_scale_crops", (1.0, 0.14), "published")
-
-
-def _small_image_crop(side: int, why: str) -> tuple[int, str]:
-    """(size of the crops, reason) for images of `side` pixels, of which `why` is the reason."""
-    crop = 8 * round(3 / 4 * side / 8)
-    if side > SMALL or crop == side or crop < TINY:
-        return side, why
-    # a crop is a part of the image, enlarged: objects then have the size of those in the image
-    return crop, f"three quarters of {side}: cheaper, and more accurate on whole images"
-
-
-def _distilled_views(draft: _Draft, large: int, why: str) -> None:
-    """Crops that show most of the image, because the teacher saw all of it."""
-    draft.fill("size_crops", (large,), why)
-    draft.fill("nmb_crops", (2,), "an image is decoded once for both")
-    draft.fill("min_scale_crops", (0.2,), "the target is the teacher's view of the whole image")
-    draft.fill("max_scale_crops", (1.0,), "the whole image")
 
 
 def _batch(draft: _Draft, facts: DatasetStats) -> None:
@@ -303,7 +253,7 @@ def _codes(draft: _Draft, facts: DatasetStats) -> None:
     if "epsilon" in uses:
         draft.fill("nmb_prototypes", *prototype_count(images, batch, draft["queue_length"]))
         draft.fill("queue_length", *queue_length(images, batch, draft["nmb_prototypes"]))
-        draft.fill("epsilon", *_epsilon(draft["augment"], draft["size_crops"][0]))
+        draft.fill("epsilon", *_epsilon(draft["augment"], draft["size_crops"][0], images))
     elif "clusterings" in uses:
         draft.fill("nmb_prototypes", *prototype_count(images, None, None))
         draft.fill("queue_length", 0, "labels come from k-means over all images")
@@ -321,12 +271,17 @@ def _codes(draft: _Draft, facts: DatasetStats) -> None:
     )
 
 
-def _epsilon(augment: str, pixels: int) -> tuple[float, str]:
-    """(value, reason): on very similar images the published epsilon leaves codes uniform."""
-    if augment == "digits" or pixels < TINY:
-        reason = "digits" if augment == "digits" else f"views of {pixels} pixels"
-        return SHARPEST, f"{reason}: at {EPSILON} the loss stays at ln K (docs/LOG.md)"
-    return EPSILON, "published"
+def _epsilon(augment: str, pixels: int, images: int) -> tuple[float, str]:
+    """(value, reason): on few or very similar images the published epsilon leaves codes uniform."""
+    if augment == "digits":
+        reason = "digits"
+    elif pixels < TINY:
+        reason = f"views of {pixels} pixels"
+    elif few_photographs(pixels, images):
+        reason = f"{images:,} images"
+    else:
+        return EPSILON, "published"
+    return SHARPEST, f"{reason}: at {EPSILON} the loss stays at ln K (docs/LOG.md)"
 
 
 def _optimizer(draft: _Draft, facts: DatasetStats) -> None:
