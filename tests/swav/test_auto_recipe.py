@@ -118,11 +118,17 @@ def test_too_few_images_are_a_data_error():
 
 def test_networks_follow_image_and_device():
     auto = PretrainSettings()
-    assert choose_arch(auto, 8, "cpu")[0] == "unfreeze/tiny"
-    assert choose_arch(auto, 32, "cuda")[0] == "unfreeze/small"
-    assert choose_arch(auto, 300, "cpu")[0] == "torchvision/resnet18"
-    assert choose_arch(auto, 300, "cuda")[0] == "torchvision/resnet50"
-    assert choose_arch(PretrainSettings(arch="x"), 8, "cpu")[0] == "x"
+    assert choose_arch(auto, 8, 10_000, "cpu")[0] == "unfreeze/tiny"
+    assert choose_arch(auto, 32, 10_000, "cuda")[0] == "unfreeze/small"
+    assert choose_arch(auto, 300, 10_000, "cpu")[0] == "torchvision/resnet18"
+    assert choose_arch(auto, 300, 10_000, "cuda")[0] == "torchvision/resnet50"
+    assert choose_arch(PretrainSettings(arch="x"), 8, 10_000, "cpu")[0] == "x"
+
+
+def test_few_photographs_get_a_small_network_without_a_gpu():
+    arch, why = choose_arch(PretrainSettings(), 300, 480, "cpu")
+    assert arch == "unfreeze/small" and "480 images" in why
+    assert choose_arch(PretrainSettings(), 300, 480, "cuda")[0] == "torchvision/resnet50"
 
 
 @pytest.mark.parametrize(

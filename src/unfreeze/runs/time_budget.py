@@ -201,7 +201,7 @@ def pretrain_options(s: PretrainSettings, processes: int, noised: Noised) -> Ite
     defaults = prepared_defaults.plan.settings
     top, free = defaults.image_size or 0, filled.arch is None and s.init == "none"
     nets = (
-        _smaller(choose_arch(filled, dataset.side, device.type)[0])
+        _smaller(choose_arch(filled, dataset.side, len(dataset.train), device.type)[0])
         if free
         else (defaults.arch or "",)
     )

@@ -16,7 +16,7 @@ from unfreeze.data.augment.config import CropSpec, preset
 from unfreeze.errors import DataError, UsageError
 from unfreeze.optim.optimizer import warmup_cosine
 from unfreeze.swav.continued_recipe import CONTINUED_LR, continued_values
-from unfreeze.swav.crop_recipe import TINY, crop_values, few_photographs
+from unfreeze.swav.crop_recipe import FEW, TINY, crop_values, few_photographs
 from unfreeze.swav.dataset_stats import SMALL, DatasetStats, choose_crop_device
 from unfreeze.swav.evaluation_schedule import EvaluationSchedule
 from unfreeze.swav.presets import (
@@ -140,14 +140,16 @@ class _Draft:
         return self.values[name]
 
 
-def choose_arch(settings: PretrainSettings, side: int, device: str) -> tuple[str, str]:
-    """(architecture, reason): small networks for small images and for CPUs."""
+def choose_arch(settings: PretrainSettings, side: int, images: int, device: str) -> tuple[str, str]:
+    """(architecture, reason): small networks for small or few images and for CPUs."""
     if settings.arch:
         return settings.arch, "given"
     if side < 24:
         return "unfreeze/tiny", f"images of {side} pixels"
     if side <= 64:
         return "unfreeze/small", f"images of {side} pixels"
+    if device == "cpu" and images < FEW:
+        return "unfreeze/small", f"{images:,} images are few for a larger network (docs/LOG.md)"
     if device == "cpu":
         return "torchvision/resnet18", "no GPU: a fifth of ResNet-50's cost"
     return "torchvision/resnet50", "the network SwAV was published with"

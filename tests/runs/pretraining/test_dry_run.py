@@ -63,8 +63,14 @@ def test_people_and_programs_are_told_the_same_and_no_file_is_touched(
     row = next(line for line in said.err.splitlines() if line.lstrip().startswith("batch-size"))
     assert row.split()[1:3] == [str(found["settings"]["batch_size"]), "256"]
     assert f"warning: {found['warnings'][0]}" in said.err.replace("\n", " ")
+    assert "60 images are few to learn from" in said.err
     assert found["time"]["starts"] == -(-found["time"]["seconds"] // 60)
     assert f"{found['time']['starts']:,} runs with --time-limit 1m" in said.err
+
+
+def test_enough_images_are_not_called_few(capsys):
+    assert main(["pretrain", "digits", "--dry-run", "--device", "cpu"]) == 0
+    assert "images are few" not in capsys.readouterr().err
 
 
 def test_what_every_process_needs_is_its_share(planned, monkeypatch):

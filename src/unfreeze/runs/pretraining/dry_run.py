@@ -43,6 +43,7 @@ NEAR = 4  # a step of 1 / NEAR of the batch is extrapolated to the whole batch
 SHORT = 1.0  # about the seconds for measuring steps before a run
 REPEATS = 3  # of the largest step measured
 DIFFERENT = 32  # random images
+FEW_HUNDRED = 1_000  # images, with fewer of which weights of other images are the better start
 
 
 @dataclass(frozen=True)
@@ -338,6 +339,11 @@ def show_plan(
     console.say(f"* in the recipe {recipe}, for the 1,281,167 images of ImageNet")
     for doubt in plan_warnings(plan, facts):
         console.warn(doubt)
+    if facts.images < FEW_HUNDRED and plan.settings.init == "none" and not plan.settings.teacher:
+        console.say(
+            f"{facts.images:,} images are few to learn from without labels: fine-tuning from "
+            "--weights imagenet may be more accurate. `unfreeze compare` measures it."
+        )
     expected = ""
     if plan.settings.nmb_prototypes:
         expected = (

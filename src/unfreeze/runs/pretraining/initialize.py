@@ -42,13 +42,15 @@ class PretrainStart:
     loaded: LoadedWeights | None
 
 
-def initial_network(settings: PretrainSettings, side: int, device: torch.device) -> PretrainStart:
-    """The network for images of `side` pixels; WeightsError if `--init` cannot be loaded.
+def initial_network(
+    settings: PretrainSettings, side: int, images: int, device: torch.device
+) -> PretrainStart:
+    """The network for `images` images of `side` pixels; WeightsError if `--init` cannot be loaded.
 
     A dry run downloads no weights.
     """
     known = arch_of_weights(settings.init, settings.arch)
-    arch, why = choose_arch(settings, side, device.type)
+    arch, why = choose_arch(settings, side, images, device.type)
     if known and not settings.arch:
         arch, why = known.arch, "architecture of the weights"
     reasons = {} if settings.arch else {"arch": why}

@@ -318,7 +318,8 @@ def prepared_for(
 ) -> PreparedPretraining:
     """The network and the plan for listed images; `named`: reasons of the values of a recipe."""
     torch.manual_seed(settings.seed)
-    start = _with_range(initial_network(settings, dataset.side, device), dataset.sample)
+    start = initial_network(settings, dataset.side, len(dataset.train), device)
+    start = _with_range(start, dataset.sample)
     start = _with_normalisation(start)
     dataset.index.source.intensity = format_intensity(start.settings.range, start.settings.channels)
     precision, why = pick_training_precision(settings.precision, device, start.network)
