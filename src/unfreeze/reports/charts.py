@@ -126,9 +126,15 @@ def _accuracy(findings: RunData) -> PlotPanel:
     ]
     if knn:
         note = f"{METRICS['knn_accuracy'].name}: {METRICS['knn_accuracy'].meaning}."
-    lines += knn
+    probe = [
+        replace(line, name="linear probe")
+        for line in _lines(findings, findings.metrics, "linear_accuracy")
+    ]
+    lines += knn + probe
     of = f" ({lines[0].name})" if len(lines) == 1 else ""
-    title = "k-NN accuracy" if knn and len(lines) == len(knn) else f"Accuracy{of}"
+    title = f"Accuracy{of}"
+    if knn and len(lines) == len(knn + probe):
+        title = "k-NN and linear probe accuracy" if probe else "k-NN accuracy"
     return PlotPanel(title, lines, share=True, span=0.2, low=0.0, high=1.0, note=note)
 
 

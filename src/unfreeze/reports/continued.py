@@ -5,6 +5,7 @@ from typing import Any
 
 from unfreeze.reports.verdict import on_images, percent, pretraining_sentence
 
+LINEAR = "the accuracy of a linear classifier on the features"
 UNKNOWN = (
     "Without labels it is not known whether these weights are better than those of --init: a few "
     "labelled images (--labels, 20 or more) let a run keep the better ones."
@@ -44,12 +45,12 @@ def continued_sentence(result: Mapping[str, Any] | None) -> str:
     points += f"{_points(high)}, {images}"
     if low <= 0 <= high:
         return (
-            f"It is not clear whether continued pretraining paid: k-NN accuracy was {start} at the "
+            f"It is not clear whether continued pretraining paid: {LINEAR} was {start} at the "
             f"start and is {value} ({points}).{_optimistic(result)}"
         )
     verb = "raised" if low > 0 else "lowered"
     return (
-        f"Continued pretraining {verb} k-NN accuracy from {start} to {value} ({points})."
+        f"Continued pretraining {verb} {LINEAR} from {start} to {value} ({points})."
         f"{_optimistic(result)}"
     )
 
@@ -59,8 +60,8 @@ def _did_not_pay(result: Mapping[str, Any], start: str, images: str) -> str:
     ended = " and was stopped early" if result["stopped_below_start"] else ""
     within = ", which is within the standard error" if last["difference"] > 0 else ""
     return (
-        f"Continued pretraining did not pay{ended}: the start's weights are kept. Their k-NN "
-        f"accuracy is {start} of {images}; after the last epoch it was {percent(last['value'])} "
+        f"Continued pretraining did not pay{ended}: the start's weights are kept. With them "
+        f"{LINEAR} is {start} of {images}; after the last epoch it was {percent(last['value'])} "
         f"({_points(last['difference'])} points{within})."
     )
 

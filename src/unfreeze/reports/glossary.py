@@ -43,6 +43,12 @@ METRICS = {
         "feature space; nothing is trained",
         "up",
     ),
+    "linear_accuracy": Term(
+        "linear probe",
+        "share of labelled images that a linear classifier on the features classifies correctly, "
+        "each by one that was fitted without it (or on the training images, for a validation set)",
+        "up",
+    ),
     "information": Term(
         "information",
         "mutual information between image and prototype, divided by its maximum ln K: 0 if all "
@@ -123,6 +129,7 @@ METRICS = {
 
 PERCENT_METRICS = {  # formatted as percent
     "knn_accuracy",
+    "linear_accuracy",
     "information",
     "agreement",
     "code_entropy",

@@ -180,8 +180,9 @@ def _knn(knn: Mapping[str, Any] | None) -> str:
 def _best(best: Mapping[str, Any] | None) -> str:
     if not best:
         return ""
-    share = best["figure"] in ("knn", "information")
-    by = "k-NN" if best["figure"] == "knn" else best["figure"].replace("_", " ")
+    share = best["figure"] in ("linear", "knn", "information")
+    names = {"linear": "linear probe", "knn": "k-NN"}
+    by = names.get(best["figure"], best["figure"].replace("_", " "))
     value = percent(best["value"]) if share else f"{best['value']:.2f}"
     name = f"epoch {best['epoch']}" if best["epoch"] else "the start"
     return f"{name} by {by} ({value}): {best['checkpoint']}"

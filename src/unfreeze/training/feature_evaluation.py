@@ -17,6 +17,7 @@ from torch import nn
 
 from unfreeze.checkpoints.state import BEST_CHECKPOINT
 from unfreeze.evaluation.knn import knn_predict, leave_one_out
+from unfreeze.evaluation.ridge import ridge_hits
 from unfreeze.runtime.device import autocast
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
@@ -67,8 +68,9 @@ class EvaluationSample:
 class FeatureEvaluation:
     """A feature evaluation after `epoch` epochs: label-free metrics, and k-NN with labels.
 
-    `gained`, `lost`: images that k-NN classifies correctly now but not at the start, and the
-    reverse.
+    `linear_correct`: images that a linear classifier classifies correctly, in runs that began from
+    weights. `gained`, `lost`: images that it (else k-NN) classifies correctly now but not at the
+    start, and the reverse.
     """
 
     epoch: int
@@ -80,6 +82,7 @@ class FeatureEvaluation:
     total: int = 0
     gained: int = 0
     lost: int = 0
+    linear_correct: int | None = None
 
     @property
     def knn(self) -> float | None:
@@ -87,13 +90,26 @@ class FeatureEvaluation:
         return self.correct / self.total if self.total else None
 
     @property
+    def linear(self) -> float | None:
+        """Accuracy of a linear classifier on the features, 0..1; None if it was not fitted."""
+        return None if self.linear_correct is None else self.linear_correct / self.total
+
+    @property
+    def selects(self) -> str:
+        """What selects the best epoch: `linear`, else `knn`, else the task's metric."""
+        if self.linear is not None:
+            return "linear"
+        return self.metric if self.knn is None else "knn"
+
+    @property
     def score(self) -> float:
-        """The value that selects the best epoch: k-NN accuracy, else the task's metric."""
-        return self.figures[self.metric] if self.knn is None else self.knn
+        """The value of `selects`."""
+        accuracy = self.knn if self.linear is None else self.linear
+        return self.figures[self.metric] if accuracy is None else accuracy
 
     @property
     def difference(self) -> float:
-        """k-NN accuracy minus that of the start; 0 without labels."""
+        """Accuracy (`score`) minus that of the start; 0 without labels."""
         return (self.gained - self.lost) / self.total if self.total else 0.0
 
     @property
@@ -114,8 +130,8 @@ class FeatureEvaluator(Callback):
 
     `task`: the method that is trained. `sample`: None on other processes than rank 0, which
     evaluates for all. `every` 0: never. `continued`: training began from weights. Then the start is
-    the first best checkpoint where labels exist, and a later one replaces it only if its k-NN
-    accuracy is higher by more than a standard error.
+    the first best checkpoint where labels exist, and a later one replaces it only if the accuracy
+    of a linear classifier on its features is higher by more than a standard error.
     """
 
     key = "evaluation"
@@ -148,7 +164,8 @@ class FeatureEvaluator(Callback):
             return ""
         if self.last.knn is None:
             return f"{self.last.metric.replace('_', ' ')} {_shown(self.last)}"
-        return f"k-NN {100 * self.last.knn:.1f} %"
+        name = "k-NN" if self.last.linear is None else "linear probe"
+        return f"{name} {100 * self.last.score:.1f} %"
 
     def on_start(self, state: TrainState) -> Action | None:
         """Evaluate the start, the baseline of all later evaluations."""
@@ -198,14 +215,26 @@ class FeatureEvaluator(Callback):
             (h,), (Z,) = self._encode(state, sample.centres, len(sample.labels))
             _, pair = self._encode(state, sample.views, sample.pairs)
             figures = task.feature_metrics(h, Z, pair)
-            hits = self._knn_hits(state, sample, h)
+            queries = self._query_features(state, sample)
+        knn = knn_hits(h, sample.labels, queries, sample.queries)
+        linear = None
+        if self.continued and sample.knn_split:
+            linear = linear_hits(h, sample.labels, queries, sample.queries)
+        hits = knn if linear is None else linear
         if self.start_hits is None or not state.step:
             self.start_hits = hits
         before = self.start_hits
-        gained, lost = int((hits & ~before).sum()), int((before & ~hits).sum())
-        counts = int(hits.sum()), len(hits), gained, lost
         return FeatureEvaluation(
-            state.epoch, state.step, figures, task.selection_metric, sample.knn_split, *counts
+            state.epoch,
+            state.step,
+            figures,
+            task.selection_metric,
+            sample.knn_split,
+            correct=int(knn.sum()),
+            total=len(knn),
+            gained=int((hits & ~before).sum()),
+            lost=int((before & ~hits).sum()),
+            linear_correct=None if linear is None else int(linear.sum()),
         )
 
     def _encode(
@@ -228,16 +257,12 @@ class FeatureEvaluator(Callback):
             h = self.task.backbone(self.compute.network_input(view, dtype))
             return h, self.task.project(h)
 
-    def _knn_hits(
-        self, state: TrainState, sample: EvaluationSample, h: torch.Tensor
-    ) -> torch.Tensor:
-        """Whether k-NN on the backbone's features is right, bool [M]; [0] without labels."""
-        if not sample.knn_split:
-            return torch.zeros(0, dtype=torch.bool)
-        query_features = None
-        if sample.queries is not None and sample.query_views is not None:
-            (query_features,), _ = self._encode(state, sample.query_views, len(sample.queries))
-        return knn_hits(h, sample.labels, query_features, sample.queries)
+    def _query_features(self, state: TrainState, sample: EvaluationSample) -> torch.Tensor | None:
+        """Backbone features of the images of a validation split, `[M, D]`; None without one."""
+        if not sample.knn_split or sample.queries is None or sample.query_views is None:
+            return None
+        (features,), _ = self._encode(state, sample.query_views, len(sample.queries))
+        return features
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""
@@ -261,8 +286,11 @@ def knn_hits(
 ) -> torch.Tensor:
     """Whether k-NN is right, bool: leave-one-out on `features` `[N, D]`, or of queries `[M, D]`.
 
-    `labels` `[N]`: -1 if unlabelled; `queries` `[M]`: the labels of the queries.
+    `labels` `[N]`: -1 if unlabelled; `queries` `[M]`: the labels of the queries. `[0]` if there
+    are too few labels.
     """
+    if not enough_labels(labels.numpy()):
+        return torch.zeros(0, dtype=torch.bool)
     known = (labels >= 0).nonzero().squeeze(1)
     features, labels = features.cpu()[known], labels[known]
     k = neighbour_count(labels)
@@ -271,6 +299,19 @@ def knn_hits(
     else:
         predicted, truth = knn_predict(features, labels, query_features.cpu(), k=k), queries
     return predicted == truth
+
+
+def linear_hits(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    query_features: torch.Tensor | None,
+    queries: torch.Tensor | None,
+) -> torch.Tensor:
+    """As `knn_hits`, of a ridge classifier."""
+    known = (labels >= 0).nonzero().squeeze(1)
+    if query_features is not None:
+        query_features = query_features.cpu()
+    return ridge_hits(features.cpu()[known], labels[known], query_features, queries)
 
 
 def _shown(result: FeatureEvaluation) -> str:
@@ -284,8 +325,10 @@ def metric_records(result: FeatureEvaluation) -> list[dict[str, Any]]:
     figures = {name: float(f"{value:.6g}") for name, value in result.figures.items()}
     lines = [{**position, "split": LOOKED, **figures}]
     if result.knn is not None:
-        counts = {"correct": result.correct, "total": result.total}
-        lines.append({**position, "split": result.split, "knn_accuracy": result.knn, **counts})
+        found = {"knn_accuracy": result.knn, "correct": result.correct, "total": result.total}
+        if result.linear is not None:
+            found["linear_accuracy"] = result.linear
+        lines.append({**position, "split": result.split, **found})
     return lines
 
 

@@ -125,7 +125,7 @@ def evaluation_summary(
         "best": best
         and {
             "epoch": best.epoch,
-            "figure": best.metric if best.knn is None else "knn",
+            "figure": best.selects,
             "value": best.score,
             "checkpoint": str(run.file("checkpoints/best.ckpt")),
         },
@@ -134,11 +134,11 @@ def evaluation_summary(
 
 
 def continued_summary(evaluator: FeatureEvaluator, s: PretrainSettings) -> dict[str, Any] | None:
-    """The weights of `--init` beside those that are kept, by k-NN accuracy; None without `--init`.
+    """The weights of `--init` beside those that are kept; None without `--init`.
 
-    `highest`: the evaluation with the highest k-NN accuracy after the start. `interval`: 95 %, of
-    the difference of the kept weights to the start, paired by image; it does not count that they
-    were selected on the same images. Without labels all values are None.
+    `start`, `value`: accuracy of a linear classifier on the features. `interval`: 95 %, of the
+    difference of the kept weights to the start, paired by image; it does not count that they were
+    selected on the same images. Without labels all values are None.
     """
     if s.init == "none" or evaluator.last is None or evaluator.start is None:
         return None
@@ -146,17 +146,17 @@ def continued_summary(evaluator: FeatureEvaluator, s: PretrainSettings) -> dict[
     chosen = evaluator.last if kept == "last" else evaluator.best
     summary = dict.fromkeys(("start", "value", "difference", "interval", "total", "split"))
     summary |= {"kept": kept, "stopped_below_start": 0 < (s.patience or 0) <= evaluator.below}
-    if start.knn is None or chosen is None:
+    if start.linear is None or chosen is None:
         return summary
     low, high = _difference_interval(chosen)
     return summary | {
-        "start": start.knn,
-        "value": chosen.knn,
+        "start": start.linear,
+        "value": chosen.linear,
         "difference": chosen.difference,
         "interval": (low, high),
         "total": chosen.total,
         "split": chosen.split,
-        "last": {"value": evaluator.last.knn, "difference": evaluator.last.difference},
+        "last": {"value": evaluator.last.linear, "difference": evaluator.last.difference},
     }
 
 
