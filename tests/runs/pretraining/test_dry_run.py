@@ -153,6 +153,20 @@ def test_one_step_that_another_program_held_up_does_not_count(monkeypatch):
     assert timing.step == pytest.approx(0.074)
 
 
+def test_a_single_size_that_fits_is_measured_again_and_drawn_out(monkeypatch):
+    machine = Machine(monkeypatch, fixed=1.2, each=0.0)
+    usual, noise = dry_run._step, iter([0.0, 0.0, 0.1, 0.2])
+
+    def step(trainer, rows):
+        data, seconds = usual(trainer, rows)
+        return data, seconds + next(noise)
+
+    monkeypatch.setattr(dry_run, "_step", step)
+    timing, _ = dry_run._measure(machine, 16, None)
+    assert machine.sizes == [2, 2, 2]  # warm-up, and two that differ
+    assert timing.step == pytest.approx(1.25 * 16 / 2)
+
+
 @pytest.mark.parametrize("fixed, each", [(0.2, 0.01), (0.05, 0.05), (0.0, 0.1)])
 def test_a_slow_step_is_drawn_out_along_its_line_within_the_budget(monkeypatch, fixed, each):
     machine = Machine(monkeypatch, fixed, each)

@@ -291,8 +291,11 @@ def _how(share: int, tried: int) -> str:
 
 
 def _extrapolate(fewer: int, low: float, more: int, high: float, share: int) -> float:
-    """Linear extrapolation from two sizes to `share`; proportional to the larger if not rising."""
-    if more == share or high <= low:
+    """Linear extrapolation from two sizes to `share`; proportional to the larger if not rising.
+
+    Also if a single size was measured, `fewer` == `more`, more than once.
+    """
+    if more in (share, fewer) or high <= low:
         return high * share / more
     return high + (high - low) / (more - fewer) * (share - more)
 
