@@ -44,7 +44,10 @@ def pretrain(data, **given):
 
 
 @pytest.mark.slow
-def test_less_time_takes_fewer_epochs_then_smaller_images_then_a_smaller_network(speed, photos):
+def test_less_time_takes_fewer_epochs_then_smaller_images_then_a_smaller_network(
+    speed, photos, monkeypatch
+):
+    monkeypatch.setattr("unfreeze.swav.auto_recipe.FEW", 40)  # so 40 photographs are many
     options = list(time_budget.pretrain_options(asked(photos), 1, lambda prepared: None))
     usual = options[0].values
     assert usual == {"arch": "torchvision/resnet18", "image_size": 128}
@@ -59,6 +62,13 @@ def test_less_time_takes_fewer_epochs_then_smaller_images_then_a_smaller_network
         found.seconds <= whole * share
         for found, share in zip(fits, (2, 0.5, 0.05, 0.01), strict=True)
     )
+
+
+def test_few_photographs_have_the_small_network_from_the_start(speed, photos):
+    options = list(time_budget.pretrain_options(asked(photos), 1, lambda prepared: None))
+    assert {option.values["arch"] for option in options} == {"unfreeze/small"}
+    sizes = [option.values["image_size"] for option in options]
+    assert sizes == sorted(sizes, reverse=True) and (sizes[0], sizes[-1]) == (128, 32)
 
 
 def asked(photos, **given):
