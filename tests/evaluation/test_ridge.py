@@ -1,11 +1,11 @@
-"""The ridge classifier equals a reference, and its leave-one-out predictions equal refits."""
+"""The ridge classifier equals fits without the image, one after another."""
 
 import pytest
 import torch
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from unfreeze.evaluation.ridge import PENALTIES, _fit, ridge_hits
+from unfreeze.evaluation.ridge import PENALTIES, ridge_hits
 
 
 def problem(count, dimensions, seed=0):
@@ -16,42 +16,28 @@ def problem(count, dimensions, seed=0):
     return centres[labels] * 0.4 + noise, labels
 
 
-@pytest.mark.parametrize(("count", "dimensions"), [(30, 6), (20, 50)])
-@pytest.mark.parametrize("penalty", PENALTIES)
-def test_leave_one_out_equals_a_fit_without_the_image(count, dimensions, penalty):
+@pytest.mark.parametrize(("count", "dimensions"), [(80, 12), (30, 60)])
+def test_it_equals_fits_without_the_image_and_on_all_for_queries(count, dimensions):
     x, labels = problem(count, dimensions)
-    x = x.double() - x.double().mean(0)
-    targets = torch.nn.functional.one_hot(labels).double()
-    values, vectors = torch.linalg.eigh(x @ x.T)
-    _, left_out = _fit(values, vectors, targets, penalty)
-    alpha = penalty * float(values.mean())
-    for i in range(count):
-        others = [j for j in range(count) if j != i]
-        refit = Ridge(alpha=alpha).fit(x[others], targets[others])
-        assert left_out[i].tolist() == pytest.approx(refit.predict(x[i : i + 1])[0], abs=1e-8)
-
-
-def test_queries_are_classified_as_by_scikit_learn():
-    x, labels = problem(80, 12)
-    queries, truth = problem(40, 12)
+    labels[: count // 4] = 0  # classes of unequal size
+    queries, truth = problem(40, dimensions, seed=1)
     scale = StandardScaler().fit(x)
-    scaled = scale.transform(x) / 12**0.5
+    scaled = scale.transform(x) / dimensions**0.5
     best = None
     for penalty in PENALTIES:
-        alpha = penalty * float((scaled**2).sum()) / len(x)
         targets = torch.nn.functional.one_hot(labels).double().numpy()
         left_out = []
         for i in range(len(x)):
             others = [j for j in range(len(x)) if j != i]
-            fit = Ridge(alpha=alpha).fit(scaled[others], targets[others])
+            fit = Ridge(alpha=penalty).fit(scaled[others], targets[others])
             left_out.append(int(fit.predict(scaled[i : i + 1]).argmax()) == int(labels[i]))
-        fit = Ridge(alpha=alpha).fit(scaled, targets)
-        predicted = fit.predict(scale.transform(queries) / 12**0.5).argmax(1)
+        fit = Ridge(alpha=penalty).fit(scaled, targets)
+        predicted = fit.predict(scale.transform(queries) / dimensions**0.5).argmax(1)
         if best is None or sum(left_out) > best[0]:
             best = sum(left_out), left_out, predicted
     assert ridge_hits(x, labels, None, None).tolist() == best[1]
     assert (ridge_hits(x, labels, queries, truth).numpy() == (best[2] == truth.numpy())).all()
-    assert 0.5 < best[0] / 80 < 1  # a problem that can be told apart, but not wholly
+    assert 0.3 < best[0] / count < 1  # a problem that can be told apart, but not wholly
 
 
 def test_labels_may_be_any_numbers_and_features_constant():
@@ -70,3 +56,17 @@ def test_random_features_tell_nothing():
     x = torch.randn(400, 64, generator=generator)
     labels = torch.randint(0, 4, (400,), generator=generator)
     assert 0.17 < ridge_hits(x, labels, None, None).float().mean() < 0.33
+
+
+def test_features_of_a_network_that_diverges_are_classified_by_chance():
+    x, labels = problem(60, 8)
+    x[:] = float("nan")
+    x[0], x[1] = float("inf"), 1e30
+    assert ridge_hits(x, labels, None, None).float().mean() < 0.6
+    assert ridge_hits(x, labels, x[:3], labels[:3]).dtype == torch.bool
+
+
+def test_dead_features_change_nothing():
+    x, labels = problem(60, 8)
+    with_dead = torch.cat([x, torch.full((60, 100), 3.0)], dim=1)
+    assert torch.equal(ridge_hits(x, labels, None, None), ridge_hits(with_dead, labels, None, None))

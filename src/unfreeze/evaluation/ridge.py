@@ -1,9 +1,11 @@
-"""Linear classification on frozen features in closed form: ridge regression on the classes.
+"""Linear classification on frozen features: ridge regression on the classes, by scikit-learn.
 
 Fitted without iterations, and its leave-one-out predictions need no second fit, so it can be used
-during training. Features are standardised; one-hot targets; the intercept is not penalised.
+during training.
 """
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,34 +17,36 @@ def ridge_hits(
 ) -> Tensor:
     """Whether the classifier is right, bool: leave-one-out on `features` `[N, D]`, or of queries.
 
-    `labels` `[N]`, `queries` `[M]`: of `query_features` `[M, D]`. Leave-one-out equals a fit
-    without the image, but for the standardisation. Deterministic; O(N^3), in float64.
+    `labels` `[N]`, `queries` `[M]`: of `query_features` `[M, D]`. Features are standardised; those
+    that are not finite, of a network that diverges, count as 0. Leave-one-out equals a fit without
+    the image, but for the standardisation.
     """
-    classes, truth = torch.unique(labels, return_inverse=True)
-    targets = torch.nn.functional.one_hot(truth).double()
-    mean, std = features.double().mean(0), features.double().std(0, correction=0)
-    scale = torch.where(std > 0, std, 1.0) * features.shape[1] ** 0.5
-    x = (features.double() - mean) / scale
-    values, vectors = torch.linalg.eigh(x @ x.T)
-    fits = [_fit(values, vectors, targets, penalty) for penalty in PENALTIES]
-    hits: list[Tensor] = [left_out.argmax(1) == truth for _, left_out in fits]
-    best = max(range(len(fits)), key=lambda i: int(hits[i].sum()))
+    from sklearn.linear_model import Ridge, RidgeCV  # a second, for continued runs alone
+    from sklearn.preprocessing import StandardScaler
+
+    classes, truth = np.unique(labels.numpy(), return_inverse=True)
+    targets = np.eye(len(classes))[truth]
+    scaler = StandardScaler().fit(_finite(features))
+    varied = max(1, int((scaler.var_ > 0).sum()))
+    x = scaler.transform(_finite(features)) / varied**0.5
+    mean = targets.mean(0)
+    # given a scoring, scikit-learn keeps the left-out predictions [N, classes, penalties]
+    search = RidgeCV(PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True)
+    left_out = search.fit(x, targets - mean).cv_results_ + mean[:, None]
+    hits = left_out.argmax(1) == truth[:, None]
+    best = int(hits.sum(0).argmax())
     if query_features is None or queries is None:
-        return hits[best]
-    weights = x.T @ fits[best][0]
-    scores = (query_features.double() - mean) / scale @ weights + targets.mean(0)
-    right: Tensor = classes[scores.argmax(1)] == queries
-    return right
+        return torch.from_numpy(hits[:, best])
+    scores = (
+        Ridge(PENALTIES[best])
+        .fit(x, targets)
+        .predict(scaler.transform(_finite(query_features)) / varied**0.5)
+    )
+    return torch.from_numpy(classes[scores.argmax(1)] == queries.numpy())
 
 
-def _fit(values: Tensor, vectors: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-    """(dual coefficients, leave-one-out predictions), both `[N, C]`.
-
-    From the eigendecomposition of the centred kernel K. With G = (K + s)^-1 the residuals are
-    s G (T - mean), and those of a fit without image i are them divided by s G_ii - 1 / N.
-    """
-    strength = penalty * float(values.clamp_min(0).mean()) or 1.0  # 1 if all features are equal
-    inverse = (vectors / (values.clamp_min(0) + strength)) @ vectors.T
-    dual = inverse @ (targets - targets.mean(0))
-    share = (strength * inverse.diagonal() - 1 / len(targets)).clamp_min(1e-12)
-    return dual, targets - strength * dual / share[:, None]
+def _finite(features: Tensor) -> npt.NDArray[np.float64]:
+    found: npt.NDArray[np.float64] = (
+        features.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).numpy()
+    )
+    return found
