@@ -308,7 +308,7 @@ def headline_number(findings: RunData) -> Headline | None:
         )
     continued = (findings.result or {}).get("continued")
     if continued and continued["value"] is not None:
-        label = f"linear probe on {on_images(continued['total'], continued['split'])}"
+        label = f"linear probe accuracy on {on_images(continued['total'], continued['split'])}"
         value, start = continued["value"], continued["start"]
         return _hero(value, continued["total"], label, start, "the start")
     knn = [r for r in findings.metrics if r.get("knn_accuracy") is not None and r.get("total")]

@@ -280,7 +280,7 @@ def _epsilon(augment: str, pixels: int, images: int) -> tuple[float, str]:
     elif pixels < TINY:
         reason = f"views of {pixels} pixels"
     elif few_photographs(pixels, images):
-        reason = f"{images:,} images"
+        return SHARPEST, f"{images:,} images are few: sharper codes (docs/LOG.md)"
     else:
         return EPSILON, "published"
     return SHARPEST, f"{reason}: at {EPSILON} the loss stays at ln K (docs/LOG.md)"

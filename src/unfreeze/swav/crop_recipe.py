@@ -65,11 +65,13 @@ def _two_resolutions(large: int, device: str) -> Values:
 def _one_resolution(large: int, why: str, images: int) -> Values:
     yield "size_crops", (large,), why
     if few_photographs(large, images):
-        reason = f"no small crops: with {images:,} images the loss stayed at ln K (docs/LOG.md)"
-        yield "nmb_crops", (2,), reason
+        reason = f"{images:,} images are few: no small crops (docs/LOG.md)"
+        scale = "easier to recognise than smaller ones"
     else:
-        yield "nmb_crops", (2,), f"views of {large} pixels have no smaller crops"
-    yield "min_scale_crops", (0.2,), "smaller crops have too few pixels to recognise"
+        reason = f"views of {large} pixels have no smaller crops"
+        scale = "smaller crops have too few pixels to recognise"
+    yield "nmb_crops", (2,), reason
+    yield "min_scale_crops", (0.2,), scale
     yield "max_scale_crops", (1.0,), "published"
 
 
