@@ -187,7 +187,9 @@ class Benchmark:
         for method in ("swav", "simclr"):
             if self.row(method, seed) is None:
                 speed = self.epoch_of_swav()  # SimCLR has the same crops, batch and network
-                epochs = max(1, round((distilled["seconds"] - speed["start"]) / speed["epoch"]))
+                # all seeds do the same work: the first one's seconds count, by a clock of the wall
+                first = self.row("distill", self.args.seeds[0]) or distilled
+                epochs = max(1, round((first["seconds"] - speed["start"]) / speed["epoch"]))
                 out, about = self.pretrain(seed, method=method, epochs=epochs)
                 self.keep(method, seed, about | self.accuracies(out))
 
