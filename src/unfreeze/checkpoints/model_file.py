@@ -24,6 +24,7 @@ FORMAT_VERSION = 1
 TENSORS = "model.safetensors"
 CARD = "model.json"
 DIGEST = "unfreeze_sha256"  # in the header of our safetensors files
+TERMS = ("licence", "teacher", "teacher_arch", "teacher_sha256", "teacher_licence")
 _COPY = "Copy the whole model/ folder again."
 TRAINED_IMAGES = "seen_images.npz"  # hashes of the training images, to detect data leakage
 
@@ -56,6 +57,11 @@ class ModelCard:
     unfreeze: str = __version__
     format_version: int = FORMAT_VERSION
 
+    @property
+    def terms(self) -> dict[str, str]:
+        """What models trained from this one keep of `provenance`: licences, and the teacher."""
+        return terms_in(self.provenance)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self) | {"classes": list(self.classes), "sha256": list(self.sha256)}
@@ -78,6 +84,21 @@ class ModelCard:
         return replace(card, classes=tuple(card.classes), sha256=tuple(card.sha256))
 
 
+def licences_in(terms: Mapping[str, str]) -> dict[str, str]:
+    """The licence of weights, and that of their teacher, where they are known."""
+    return {name: text for name, text in terms.items() if name.endswith("licence")}
+
+
+def licence_text(terms: Mapping[str, str]) -> str:
+    """These licences as one text; "" if none is known."""
+    return " ".join(licences_in(terms).values())
+
+
+def terms_in(values: Mapping[str, Any]) -> dict[str, str]:
+    """The entries on licences and the teacher of a provenance or of a file's metadata."""
+    return {name: str(values[name]) for name in TERMS if values.get(name)}
+
+
 def save_model(folder: str | Path, tensors: Mapping[str, torch.Tensor], card: ModelCard) -> None:
     """Write both files into `folder`, each atomically, the card last.
 
@@ -95,7 +116,7 @@ def save_model(folder: str | Path, tensors: Mapping[str, torch.Tensor], card: Mo
     if old_digests:  # so that a crash between the two writes leaves a consistent pair
         write_card(target, replace(card, sha256=(new_digest, *sorted(old_digests))))
     with replacing(target / TENSORS) as temporary:
-        _save(contiguous, temporary, new_digest)
+        _save(contiguous, temporary, new_digest, card.terms)
     write_card(target, replace(card, sha256=(new_digest,)))
 
 

@@ -76,7 +76,7 @@ MAX_DEPTH = 5
 # An averaged (EMA) copy with this share of the largest copy's elements is preferred to it.
 SIMILAR_SHARE = 0.8
 # Keys under which programs store settings in a checkpoint.
-_SETTINGS = ("args", "card", "config", "hyper_parameters", "settings")
+_SETTINGS = ("args", "card", "config", "hyper_parameters", "provenance", "settings")
 # The magic number of torch.save's legacy format, before zip archives.
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 # Globals that torch's weights-only loader allows, for formats where torch does not list them.

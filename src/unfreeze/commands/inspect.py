@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from unfreeze.checkpoints.adapters import LoadableTensors, loadable_tensors
-from unfreeze.checkpoints.model_file import CARD, TENSORS, model_folder
+from unfreeze.checkpoints.model_file import CARD, TENSORS, licence_text, model_folder
 from unfreeze.checkpoints.read import CheckpointContents, UnsafeCheckpoint, read_checkpoint
 from unfreeze.checkpoints.tensor_values import why_unusable
 from unfreeze.config.commands import InspectSettings
@@ -20,7 +20,7 @@ from unfreeze.models.build import build_on_meta
 from unfreeze.models.identify import LIKELY, ArchitectureMatch
 from unfreeze.models.identify_file import identify_contents
 from unfreeze.models.load_weights import MIN_MATCHED_SHARE
-from unfreeze.models.weight_sources import licence_of
+from unfreeze.models.weight_sources import terms_of_file
 from unfreeze.runtime.console import Console, QuietConsole
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
@@ -218,7 +218,7 @@ def _inspection(
         beside={path or "(top)": len(inside) for path, inside in contents.beside.items()},
         about=contents.meta,
         closest=_closest(best) if not match else "",
-        licence=licence_of(str(source)),
+        licence=licence_text(terms_of_file(contents, str(source))),
         commands=[] if problem else list(_commands(source, contents, match, prototypes)),
     )
 

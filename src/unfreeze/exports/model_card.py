@@ -208,7 +208,8 @@ def _training(card: ModelCard) -> list[str]:
     if about.get("verb") == "pretrain":
         rows.append(("method", f"{about.get('method')}, self-supervised: no labels"))
     if about.get("teacher"):
-        rows.append(("teacher", f"{without_folder(about['teacher'])} ({about['teacher_arch']})"))
+        arch = f" ({about['teacher_arch']})" if about.get("teacher_arch") else ""
+        rows.append(("teacher", without_folder(about["teacher"]) + arch))
     if about.get("teacher_licence"):
         rows.append(("licence of the teacher", str(about["teacher_licence"])))
     if about.get("verb") != "pretrain" and "freeze" in about:

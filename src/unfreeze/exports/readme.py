@@ -8,6 +8,7 @@ from typing import Any
 import PIL
 
 from unfreeze import __version__
+from unfreeze.checkpoints.model_file import licence_text
 from unfreeze.data.texts.preprocess import TOKENIZER
 from unfreeze.exports.exported_model import ExportedModel
 from unfreeze.exports.format import ExportFormat
@@ -78,7 +79,7 @@ def write_readme(
     card = subject.card
     code = [] if subject.gives == "features" else ["import json, pathlib"]
     code += target.snippet(subject)
-    licence = card.provenance.get("licence")
+    licence = licence_text(card.terms)
     lines = [
         front_matter(card, subject.run, evaluation, library),
         "",

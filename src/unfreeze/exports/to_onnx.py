@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unfreeze import __version__
+from unfreeze.checkpoints.model_file import licence_text
 from unfreeze.data.texts.preprocess import TOKENIZER, TextPreprocess
 from unfreeze.errors import UsageError, WeightsError
 from unfreeze.exports.exported_model import ExportedModel
@@ -168,7 +169,7 @@ def _metadata(subject: ExportedModel) -> dict[str, str]:
         "arch": card.arch,
         "gives": subject.gives,
         "unfreeze": __version__,
-        "licence": card.provenance.get("licence") or "",
+        "licence": licence_text(card.terms),
     }
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from unfreeze.checkpoints.key_matching import KeyMatch, ShapeMismatch, is_averaged, match_keys
+from unfreeze.checkpoints.model_file import licence_text, licences_in
 from unfreeze.checkpoints.tensor_values import damage_sign, why_unusable
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.errors import WeightsError
@@ -48,8 +49,9 @@ class LoadedWeights:
     `source`: a description of the weights; `prefix`: prefix of the names in the file; `random`:
     backbone parameters that keep their random initialisation (only with `allow_partial`); `rest`:
     unused vectors and matrices of the file, such as a SwAV head, by name with the keys of their
-    container; `licence`: a sentence about the licence, or ""; `notes`: how the weights were
-    adapted, and whether the file has no checksum.
+    container; `terms`: a sentence about the `licence` and what is known of a teacher
+    (`ModelCard.terms`); `notes`: how the weights were adapted, and whether the file has no
+    checksum.
     """
 
     share: float | None
@@ -62,8 +64,18 @@ class LoadedWeights:
     head: tuple[str, ...] = ()
     random: tuple[str, ...] = ()
     rest: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    licence: str = ""
+    terms: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def licence(self) -> str:
+        """Sentences about the licences of the weights and of their teacher, or ""."""
+        return licence_text(self.terms)
+
+    @property
+    def licences(self) -> dict[str, str]:
+        """The licence of the weights, and that of their teacher, where they are known."""
+        return licences_in(self.terms)
 
     @property
     def account(self) -> str:
@@ -118,7 +130,7 @@ def load_weights(
         head=heads,
         random=tuple(name for name, _ in model.named_parameters() if name in unmatched),
         rest=_unused_tensors(origin, result),
-        licence=origin.licence,
+        terms=origin.terms,
         notes=(*([f"matched {result.how}"] if result.how else []), *result.notes, *origin.notes),
     )
 

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -14,7 +14,7 @@ import torch
 
 from unfreeze.checkpoints.adapters import loadable_tensors
 from unfreeze.checkpoints.key_matching import is_averaged
-from unfreeze.checkpoints.model_file import load_model, model_folder
+from unfreeze.checkpoints.model_file import load_model, model_folder, terms_in
 from unfreeze.checkpoints.read import CheckpointContents, read_checkpoint
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.errors import WeightsError
@@ -88,8 +88,9 @@ class WeightSource:
     """Weights and the preprocessing they were trained with (None: unknown).
 
     `name`: as the user wrote it, for messages; `source`: exact description, for the run's records;
-    `beside`: other sets of tensors in the file (such as a separate SwAV head); `licence`: a
-    sentence about the licence, "" if unknown; `notes`: remarks for the console and log;
+    `beside`: other sets of tensors in the file (such as a separate SwAV head); `terms`: a sentence
+    about the `licence` and what is known of a teacher (`ModelCard.terms`); `notes`: remarks for the
+    console and log;
     `unproved`: whether no checksum confirms that the file is intact.
     """
 
@@ -98,7 +99,7 @@ class WeightSource:
     name: str
     source: str
     beside: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
-    licence: str = ""
+    terms: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     unproved: bool = False
 
@@ -138,7 +139,7 @@ def _from_file(path: Path, arch: str, spec: str) -> WeightSource:
     if model_folder(path) is not None:
         tensors, card = load_model(path)
         preprocess = Preprocess.from_dict(card.preprocess) if card.preprocess else None
-        return WeightSource(tensors, preprocess, spec, f"{spec} ({card.arch})")
+        return WeightSource(tensors, preprocess, spec, f"{spec} ({card.arch})", terms=card.terms)
     return _from_contents(read_checkpoint(path), arch, spec, path)
 
 
@@ -157,10 +158,19 @@ def _from_contents(contents: CheckpointContents, arch: str, spec: str, path: Pat
         spec,
         f"{spec}{inside}{averaged}{note}",
         contents.beside,
-        licence_of(spec),
+        terms_of_file(contents, spec),
         (*ready.notes, *unproved),
         not contents.verified,
     )
+
+
+def terms_of_file(contents: CheckpointContents, spec: str) -> dict[str, str]:
+    """Licences and teacher (`ModelCard.terms`) of a file: by its name, its card or its metadata."""
+    card = contents.meta.get("card", contents.meta)
+    written = card.get("provenance", card) if isinstance(card, dict) else None
+    known = terms_in(written) if isinstance(written, dict) else {}
+    licence = licence_of(spec)
+    return known | ({"licence": licence} if licence else {})
 
 
 def _from_url(url: str, arch: str, spec: str) -> WeightSource:
@@ -234,7 +244,9 @@ def _from_timm(name: str, spec: str) -> WeightSource:
         model: Any = timm.create_model(full, pretrained=True)
     exact = f"timm {model.pretrained_cfg['architecture']}.{model.pretrained_cfg['tag']}"
     licence = timm_licence(exact.removeprefix("timm "))
-    return WeightSource(model.state_dict(), timm_preprocess(full), exact, exact, licence=licence)
+    return WeightSource(
+        model.state_dict(), timm_preprocess(full), exact, exact, terms={"licence": licence}
+    )
 
 
 def _download(url: str) -> tuple[Path, bool]:

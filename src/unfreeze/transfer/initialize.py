@@ -98,7 +98,7 @@ def build_start(
             )
             wants = loaded.preprocess
             reasons["weights"] = loaded.account
-            reasons |= {"licence": loaded.licence} if loaded.licence else {}
+            reasons |= loaded.licences
         else:
             reasons["weights"] = "not downloaded in a dry run"
             licence = licence_of(weights, name)
@@ -160,7 +160,7 @@ def build_segmentation_start(
             load_encoder(network, plain)
             wants = loaded.preprocess
             reasons["weights"] = f"encoder: {loaded.account}"
-            reasons |= {"licence": loaded.licence} if loaded.licence else {}
+            reasons |= loaded.licences
         else:
             reasons["weights"] = "not downloaded in a dry run"
     return FinetuneStart(
@@ -193,6 +193,7 @@ def _from_segmentation_run(network: nn.Module, run: str, arch: str) -> LoadedWei
         unexpected=(),
         preprocess=Preprocess.from_dict(card.preprocess),
         source=run,
+        terms=card.terms,
         head=("segmentation_head",) if len(parts) == 2 else SEGMENTATION_HEADS,
     )
 

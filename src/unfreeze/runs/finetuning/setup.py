@@ -438,7 +438,7 @@ def _card(network_start: FinetuneStart, chosen: FinetuneRecipe, data: LabelledLi
             "verb": "finetune",
             "weights": loaded.source if loaded else "none",
             "weights_matched": loaded.share if loaded else None,
-            **({"licence": loaded.licence} if loaded and loaded.licence else {}),
+            **(loaded.terms if loaded else {}),
             **({"lora": s.lora} if s.lora else {}),
             "freeze": s.freeze,
             "unfreeze_at": s.unfreeze_at,

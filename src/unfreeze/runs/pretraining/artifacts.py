@@ -18,7 +18,7 @@ from unfreeze.models.load_weights import LoadedWeights
 from unfreeze.runs.after_run import warn_on_failure
 from unfreeze.runs.model_cards import write_model_card
 from unfreeze.runs.pretraining.data import UnlabelledDataset
-from unfreeze.runs.pretraining.teacher import Teacher
+from unfreeze.runs.pretraining.teacher import Teacher, terms_of
 from unfreeze.runs.readback import check_names_read_back
 from unfreeze.runtime.atomic import replacing, write_text
 from unfreeze.runtime.console import Console
@@ -123,8 +123,7 @@ def write_model(
             "images": len(dataset.train),
             "fingerprint": dataset.fingerprint,
             "init": loaded.source if loaded else "none",
-            **(teacher.provenance() if teacher else {}),
-            **({"licence": loaded.licence} if loaded and loaded.licence else {}),
+            **terms_of(loaded, teacher),
             "seed": s.seed,
             "seconds": round(trainer.state.seconds + time.monotonic() - began, 1),
             **_seconds_before(s.init),

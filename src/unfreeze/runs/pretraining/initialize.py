@@ -79,7 +79,7 @@ def initial_network(
         partial = settings.allow_partial
         loaded = load_weights(network, settings.init, arch=arch, allow_partial=partial)
         reasons["init"] = loaded.account
-        reasons |= {"licence": loaded.licence} if loaded.licence else {}
+        reasons |= loaded.licences
     width = remove_head(network)
     return PretrainStart(network, width, replace(settings, arch=arch, stem=stem), reasons, loaded)
 

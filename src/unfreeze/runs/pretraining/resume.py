@@ -1,6 +1,7 @@
 """Resuming a pretraining run: whether a checkpoint fits, and what people should know about it."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -39,14 +40,23 @@ MAY_CHANGE = (
 )
 
 
-def describe_run(s: PretrainSettings, fingerprint: str, images: int, step: int) -> dict[str, Any]:
-    """What a checkpoint says about its run: command, settings, data and backbone."""
+def describe_run(
+    s: PretrainSettings,
+    fingerprint: str,
+    images: int,
+    step: int,
+    terms: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """What a checkpoint says about its run: command, settings, data and backbone.
+
+    `terms`: of the weights it began with and of its teacher (`ModelCard.terms`).
+    """
     card = ModelCard(
         kind="backbone",
         arch=s.arch or "",
         stem=s.stem,
         preprocess=evaluation_preprocess(s).as_dict(),
-        provenance={"verb": "pretrain", "method": s.method, "steps": step},
+        provenance={"verb": "pretrain", "method": s.method, "steps": step, **terms},
     )
     return {
         "kind": "pretrain",

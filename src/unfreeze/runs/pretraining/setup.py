@@ -3,6 +3,7 @@
 import copy
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -33,7 +34,7 @@ from unfreeze.runs.pretraining.initialize import (
     initialise_stem,
 )
 from unfreeze.runs.pretraining.resume import describe_run
-from unfreeze.runs.pretraining.teacher import Teacher, load_teacher
+from unfreeze.runs.pretraining.teacher import Teacher, load_teacher, terms_of
 from unfreeze.runs.pretraining.teacher_features import teacher_features, teacher_reasons
 from unfreeze.runs.readback import check_same_images
 from unfreeze.runtime.console import Console
@@ -138,6 +139,12 @@ class PreparedPretraining:
             return None
         return each * (s.batch_size or 0) / processes / s.accumulate
 
+    @property
+    def terms(self) -> dict[str, str]:
+        """Licences that the weights are bound to, and the teacher."""
+        loaded = self.start.loaded
+        return terms_of(loaded, self.teacher)
+
     def task(
         self, s: PretrainSettings, dataset: UnlabelledDataset, processes: Distributed
     ) -> PretrainTask:
@@ -175,6 +182,8 @@ class PreparedPretraining:
         task = self.task(s, dataset, processes)
         if options is None:
             task.for_timing()
+        else:
+            options = replace(options, terms=self.terms)
         if not processes.is_rank_zero:
             torch.manual_seed(s.seed + 7919 * processes.rank)  # other dropout masks on each rank
         loader = dataset.loader(s, processes, workers=way.workers, held=held)
@@ -188,7 +197,8 @@ class PreparedPretraining:
 class CallbackOptions:
     """What the trainer of a run has, and one that measures steps has not.
 
-    `fingerprint`: of rank 0's data; `sample`: images of the feature evaluations, on rank 0 alone.
+    `fingerprint`: of rank 0's data; `sample`: images of the feature evaluations, on rank 0 alone;
+    `terms`: of the weights it begins with and of its teacher (`ModelCard.terms`).
     """
 
     fingerprint: str = ""
@@ -196,6 +206,7 @@ class CallbackOptions:
     evaluates: bool = False
     sample: EvaluationSample | None = None
     on_epoch: OnEpoch | None = None
+    terms: Mapping[str, str] = field(default_factory=dict)
 
     def callbacks(
         self,
@@ -251,9 +262,9 @@ def build_trainer(
     s, processes = recipe.settings, processes or Distributed()
     steps, images = recipe.steps_per_epoch, len(loader.positions)
     callbacks: list[Callback] = []
-    fingerprint = ""
+    fingerprint, terms = "", {}
     if options is not None:
-        fingerprint = options.fingerprint
+        fingerprint, terms = options.fingerprint, dict(options.terms)
         callbacks = options.callbacks(s, task, compute, run, processes, steps)
     name, decay, rate = s.optimizer or "larc", s.wd or 0.0, recipe.learning_rate
     plan = TrainingPlan(
@@ -268,7 +279,7 @@ def build_trainer(
         freeze_bn_statistics=s.bn_statistics == "frozen",
         # trainers that measure steps measure those of all layers
         freeze_backbone_steps=steps * (s.freeze_backbone_epochs or 0) if options else 0,
-        describe=lambda step: describe_run(s, fingerprint, images, step),
+        describe=lambda step: describe_run(s, fingerprint, images, step, terms),
         resume_command=resume_command("pretrain", s.data, run.path),
     )
     return PretrainTrainer(

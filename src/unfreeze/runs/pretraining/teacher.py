@@ -5,13 +5,12 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from unfreeze.checkpoints.integrity import tensors_sha256
-from unfreeze.checkpoints.model_file import ModelCard, model_folder, read_card
+from unfreeze.checkpoints.model_file import ModelCard, licence_text, model_folder, read_card
 from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.errors import UnfreezeError, UsageError, WeightsError
@@ -72,10 +71,15 @@ class Teacher:
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, str]:
         """What model.json of a student says about it."""
         about = {"teacher": self.name, "teacher_arch": self.arch, "teacher_sha256": self.sha256}
         return about | ({"teacher_licence": self.licence} if self.licence else {})
+
+
+def terms_of(loaded: LoadedWeights | None, teacher: Teacher | None) -> dict[str, str]:
+    """What a model keeps of the weights it begins with and of its teacher (`ModelCard.terms`)."""
+    return {**(loaded.terms if loaded else {}), **(teacher.provenance() if teacher else {})}
 
 
 def load_teacher(s: PretrainSettings) -> Teacher:
@@ -124,7 +128,7 @@ def _teacher_of_run(run: str, arch: str | None) -> Teacher:
     if (steps == 0 or fixed) and origin.get("init", origin.get("weights")) == "none":
         raise _untrained(run)
     _check_statistics(run, network)
-    return Teacher(network, run, f"{run} ({about.arch})", str(origin.get("licence") or ""))
+    return Teacher(network, run, f"{run} ({about.arch})", licence_text(about.terms))
 
 
 def _arch_of_name(spec: str, arch: str | None) -> str:

@@ -118,6 +118,7 @@ def _from_run(
         unexpected=(),
         preprocess=preprocess,
         source=weights,
+        terms=card.terms,
         head=("head",),
     )
     reasons = {
