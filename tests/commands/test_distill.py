@@ -22,6 +22,7 @@ from unfreeze.models.build import build
 from unfreeze.models.head import remove_head
 from unfreeze.runs.pretraining import teacher_features as passes
 from unfreeze.runs.pretraining.teacher import load_teacher
+from unfreeze.runtime import time_limit
 from unfreeze.runtime.console import QuietConsole
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import read_metrics
@@ -140,6 +141,27 @@ def test_an_interrupted_pass_continues(tmp_path, teacher, monkeypatch, capsys):
     assert not (tmp_path / "run").exists()
     assert pretrain(tmp_path / "run", teacher, "--epochs", "1") == 0
     assert sum(seen) == 8 + 96  # the batch that was lost, and each image once
+
+
+def test_a_pass_ends_before_the_time_limit_and_goes_on(tmp_path, teacher, monkeypatch, capsys):
+    monkeypatch.setattr(passes, "PASS_PIXELS", {"cpu": 24 * 24 * 8})  # 8 images
+    monkeypatch.setattr(passes, "CHUNK", 1)  # a chunk each
+    monkeypatch.setattr(time_limit, "process_start", time.monotonic)  # the tests' process is older
+    seen, original = [], InferenceNetwork.outputs
+
+    def outputs(self, *args, **options):
+        for batch in original(self, *args, **options):
+            seen.append(len(batch))
+            time.sleep(1.0)
+            yield batch
+
+    monkeypatch.setattr(InferenceNetwork, "outputs", outputs)
+    assert pretrain(tmp_path / "run", teacher, "--time-limit", "6s") == 130
+    assert "Stopped by --time-limit while" in capsys.readouterr().err
+    assert 8 <= sum(seen) < 96 and not (tmp_path / "run").exists()
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert pretrain(tmp_path / "run", teacher, "--epochs", "1") == 0
+    assert sum(seen) <= 8 + 96  # at most one batch was lost
 
 
 def test_a_dry_run_says_what_the_teacher_costs_and_writes_nothing(tmp_path, teacher, capsys):

@@ -195,7 +195,7 @@ def _trained(
     prepared = processes.rank_zero_first(
         lambda: prepare_pretraining(settings, console, processes.world, why)
     )
-    dataset = prepared.checked(processes, console)
+    dataset = prepared.checked(processes, console, deadline)
     # as late as possible: --overwrite deletes the old run
     processes.on_rank_zero(lambda: RunFolder.create(out, **folder_options, hold=locks.take))
     run = RunFolder(out, writes=processes.is_rank_zero)

@@ -84,7 +84,9 @@ class PreparedPretraining:
     reasons: dict[str, str]
     teacher: Teacher | None = None
 
-    def checked(self, processes: Distributed, console: Console) -> UnlabelledDataset:
+    def checked(
+        self, processes: Distributed, console: Console, deadline: TimeLimit
+    ) -> UnlabelledDataset:
         """The images after decoding each once; verified to be the same in every process.
 
         With the features of the teacher, if there is one.
@@ -95,16 +97,22 @@ class PreparedPretraining:
         check_same_images(processes, dataset.index)
         if self.teacher is None:
             return dataset
-        features = self.features_of(dataset.index, processes, console)
+        features = self.features_of(dataset.index, processes, console, deadline)
         return replace(dataset, teacher=features)
 
     def features_of(
-        self, index: Index, processes: Distributed, console: Console
+        self,
+        index: Index,
+        processes: Distributed,
+        console: Console,
+        deadline: TimeLimit | None = None,
     ) -> TeacherFeatures:
         """The teacher's features of all images of an index. Collective."""
         if self.teacher is None:
             raise ValueError("there is no teacher")
-        return teacher_features(self.teacher, index, self.compute.device, processes, console)
+        return teacher_features(
+            self.teacher, index, self.compute.device, processes, console, deadline
+        )
 
     def evaluation_sample(
         self, s: PretrainSettings, dataset: UnlabelledDataset, console: Console

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -16,12 +17,12 @@ from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.index.index import Index
 from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.data.validate.duplicates import HEAD, content_keys
-from unfreeze.errors import ResourceError, WeightsError
+from unfreeze.errors import Interrupted, ResourceError, WeightsError
 from unfreeze.models.layer_costs import ComputeDevice, network_cost, network_flops_per_second
 from unfreeze.runs.pretraining.teacher import Teacher
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.distributed import Distributed
-from unfreeze.runtime.time_limit import rough_duration
+from unfreeze.runtime.time_limit import TimeLimit, rough_duration
 from unfreeze.tasks.base import TeacherFeatures
 from unfreeze.transfer.feature_cache.store import (
     CacheKey,
@@ -43,12 +44,13 @@ def teacher_features(
     device: torch.device,
     processes: Distributed,
     console: Console,
+    deadline: TimeLimit | None = None,
 ) -> TeacherFeatures:
     """The features of all images of an index, those of `embed`: cached, or computed now.
 
-    An interrupted pass continues after its last chunk. ResourceError if the disk is full, FileLost
-    for a file that can no longer be read, WeightsError for features that are NaN or infinite.
-    Collective.
+    An interrupted pass continues after its last chunk. Interrupted at the deadline, ResourceError
+    if the disk is full, FileLost for a file that can no longer be read, WeightsError for features
+    that are NaN or infinite. Collective.
     """
     network, source, intensity = teacher.network.to(device), index.source, index.source.intensity
     if teacher.preprocess.intensity != "auto":
@@ -57,13 +59,31 @@ def teacher_features(
         wanted = _key(teacher, index, device)
         processes.on_rank_zero(lambda: _make_room(wanted, console))
         produce = _producer(network, ImageDataset(index), wanted.batch)
-        cached = cache_features(wanted, produce, console, lambda: False, processes)
+        stop = _deadline_check(deadline or TimeLimit())
+        cached = cache_features(wanted, produce, console, stop, processes)
     finally:
         source.intensity = intensity
         network.to("cpu")
-    parts = cached.parts if cached is not None else []
-    _check_finite(parts, index, teacher.name)
-    return TeacherFeatures(parts, teacher.sha256)
+    if cached is None:
+        raise Interrupted(
+            f"Stopped by --time-limit while {teacher.name} computed features.",
+            "The same command continues after those that are cached.",
+        )
+    _check_finite(cached.parts, index, teacher.name)
+    return TeacherFeatures(cached.parts, teacher.sha256)
+
+
+def _deadline_check(deadline: TimeLimit) -> Callable[[], bool]:
+    """Called after each batch: whether the deadline leaves no time for another one."""
+    before = time.monotonic()
+
+    def reached() -> bool:
+        nonlocal before
+        now = time.monotonic()
+        seconds, before = now - before, now
+        return deadline.reached(seconds)
+
+    return reached
 
 
 def teacher_reasons(teacher: Teacher, images: int, device: torch.device) -> dict[str, str]:
