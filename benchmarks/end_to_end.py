@@ -157,6 +157,7 @@ def ours(
             store=args.store,
             watch_every=0,
             on_collapse="ignore",
+            precision=args.precision,
             **{**HOW, "device": device.type},
         )
         processor = cpu_seconds() - before
@@ -178,6 +179,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", default="auto", help="of ours")
     parser.add_argument("--json")
     parser.add_argument("--plot")
     args = parser.parse_args()
@@ -211,6 +213,7 @@ def main() -> None:
     report = {
         "settings": {k: v for k, v in vars(args).items() if k not in ("images", "json", "plot")},
         "processor": platform.processor() or platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "peer": version(args.peer) if args.peer == "lightly" else torchvision.__version__,
         "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None,
         "torch": torch.__version__,

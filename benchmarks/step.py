@@ -207,7 +207,9 @@ def shares(trainer: Trainer, batch: Batch) -> float:
     return inside / total
 
 
-def measured(how: dict[str, Any], device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
+def measured(
+    how: dict[str, Any], device: torch.device, rounds: int, steps: int, precision: str = "auto"
+) -> dict[str, Any]:
     """Images per second of both, and the ratio."""
     views = [
         torch.randint(0, 256, (how["batch_size"], size, size, 3), dtype=torch.uint8)
@@ -217,7 +219,7 @@ def measured(how: dict[str, Any], device: torch.device, rounds: int, steps: int)
     if device.type == "cuda":
         views = [view.pin_memory() for view in views]  # as from the loader
     with tempfile.TemporaryDirectory() as folder:
-        trainer = ours(how, device, folder)
+        trainer = ours(how, device, folder, precision)
         plain = Plain(network(how, settings(how)), device)
         batch = batch_of(views)
 
@@ -263,6 +265,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps per round")
     parser.add_argument("--batch-factor", type=int, default=1, help="larger batches, for a GPU")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--precision", default="auto", help="of ours")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--json")
     parser.add_argument("--plot")
@@ -273,7 +276,7 @@ def main() -> None:
     for name in args.cases:
         how = CASES[name]
         sized = {**how, "batch_size": how["batch_size"] * args.batch_factor}
-        rows[name] = row = measured(sized, device, args.rounds, args.steps)
+        rows[name] = row = measured(sized, device, args.rounds, args.steps, args.precision)
         share = row["codes_loss_optimizer"]
         overhead = "" if share is None else f", codes, loss and optimizer {100 * share:.1f} %"
         print(
@@ -285,6 +288,7 @@ def main() -> None:
         "device": str(device),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "unfreeze": unfreeze.__version__,
         "cases": rows,
