@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from unfreeze.cli.main import main
 from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.console import LoggingConsole, QuietConsole
 from unfreeze.runtime.run_folder import ENTRIES, RunFolder, is_run_folder, read_metrics
@@ -67,6 +68,17 @@ def test_a_run_is_not_emptied_of_what_the_next_one_reads(tmp_path):
     with pytest.raises(UsageError, match="is an input"):
         RunFolder.create(run.path, resume="yes", inputs=[str(tmp_path / "run/../run")])
     assert weights.exists()
+
+
+def test_a_run_does_not_hide_the_data_set_of_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    quick = ["--arch", "unfreeze/tiny", "--limit", "40", "--epochs", "1", "--weights", "none"]
+    assert main(["finetune", "digits", "--out", "digits", *quick]) == 2
+    assert "is an input of this command" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    # "none" is no weights, whatever is called so
+    for again in ([], ["--overwrite"]):
+        assert main(["finetune", "digits", "--out", "none", *quick, *again]) == 0
 
 
 def test_a_file_in_the_way_and_contradictions(tmp_path):

@@ -69,13 +69,13 @@ def settings_of(cls: type) -> dict[str, tuple[Setting, Any, Any]]:
 
 
 def inputs_of(settings: Any) -> list[str]:
-    """The values of all input path settings; some may be names instead of paths."""
+    """The values of all input path settings but `none`; some may be names instead of paths."""
     inputs: list[str] = []
     for name, (spec, _, _) in settings_of(type(settings)).items():
         value = getattr(settings, name)
         if spec.path == "input" and value:
             inputs += value if isinstance(value, tuple) else [value]
-    return inputs
+    return [value for value in inputs if value != "none"]
 
 
 def split_type(kind: Any) -> tuple[Any, bool, bool]:

@@ -61,9 +61,12 @@ def refuse_foreign(flag: str, path: Path, ours: Ours) -> None:
 
 
 def refuse_inputs(flag: str, target: Path, inputs: Iterable[str]) -> None:
-    """UsageError if `target` is one of the inputs, also through a link or another path."""
+    """UsageError if `target` is one of the inputs, also through a link or another path.
+
+    Also if no such path exists yet: a folder `digits` would hide the data set of that name.
+    """
     for name in inputs:
-        if same_file(target, name):
+        if same_file(target, name) or os.path.normpath(target) == os.path.normpath(name):
             raise UsageError(
                 f"{flag} {target} is an input of this command ({name}).", "Name another path."
             )
