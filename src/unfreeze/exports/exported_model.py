@@ -10,10 +10,11 @@ from unfreeze.checkpoints.model_file import ModelCard, model_folder, read_card
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.errors import UsageError
 from unfreeze.models.adapt import adapt_tensor
-from unfreeze.models.build import SMALL_NETWORKS, WIDE_NETWORKS, build
+from unfreeze.models.build import WIDE_NETWORKS, build
 from unfreeze.models.head import remove_head, removed_activations, removed_heads, replace_head
 from unfreeze.models.position_embeddings import native_size
 from unfreeze.models.segmentation import is_segmentation_arch
+from unfreeze.models.small import SMALL_NETWORKS
 from unfreeze.models.stem import first_convolution
 from unfreeze.models.text import is_text_arch
 from unfreeze.tasks.registry import task_of_card

@@ -132,7 +132,8 @@ class _NetworkHashes:
 def _all_archs() -> Iterator[str]:
     import timm
 
-    from unfreeze.models.build import SMALL_NETWORKS, WIDE_NETWORKS, torchvision_names
+    from unfreeze.models.build import WIDE_NETWORKS, torchvision_names
+    from unfreeze.models.small import SMALL_NETWORKS
 
     yield from (f"torchvision/{name}" for name in torchvision_names())
     yield from (f"unfreeze/{name}" for name in (*SMALL_NETWORKS, *WIDE_NETWORKS))

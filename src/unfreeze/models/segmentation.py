@@ -1,7 +1,7 @@
 """Segmentation networks of segmentation_models_pytorch, named `smp/DECODER/ENCODER`.
 
-An encoder is one of that library (`resnet18`) or, as `tu-NAME`, one of timm. Its weights come from
-the classification network of the same name: torchvision's or timm's.
+An encoder is one of that library (`resnet18`), `unfreeze-small`, or, as `tu-NAME`, one of timm. Its
+weights come from the classification network of the same name: torchvision's, unfreeze's or timm's.
 """
 
 import difflib
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from unfreeze.errors import UsageError, WeightsError
+from unfreeze.models.small import SmallEncoder
 
 LIBRARY = "smp"
+SMALL_ENCODER = "unfreeze-small"
 DEFAULT_DECODER = "unet"
 DEFAULT_ENCODER = "resnet34"
 SEGMENTATION_HEADS = ("decoder", "segmentation_head")  # modules that no weights are loaded into
@@ -32,6 +34,10 @@ def segmentation_library() -> Any:
         raise UsageError(
             "Segmentation needs the package segmentation_models_pytorch.", INSTALL
         ) from error
+    encoders = segmentation_models_pytorch.encoders.encoders
+    encoders.setdefault(
+        SMALL_ENCODER, {"encoder": SmallEncoder, "pretrained_settings": {}, "params": {}}
+    )
     return segmentation_models_pytorch
 
 
@@ -122,6 +128,8 @@ def backbone_arch(arch: str) -> str | None:
     _, encoder = _parts(arch)
     if encoder.startswith("tu-"):
         return f"timm/{encoder.removeprefix('tu-')}"
+    if encoder == SMALL_ENCODER:
+        return "unfreeze/small"
     import torchvision
 
     known = torchvision.models.list_models(module=torchvision.models)
@@ -134,13 +142,15 @@ def arch_with_encoder(backbone: str | None, decoder: str = DEFAULT_DECODER) -> s
         return f"{LIBRARY}/{decoder}/{DEFAULT_ENCODER}"
     if is_segmentation_arch(backbone):
         return backbone  # weights of a segmentation run
+    if backbone == "unfreeze/small":
+        return f"{LIBRARY}/{decoder}/{SMALL_ENCODER}"
     library, _, name = backbone.partition("/")
     native = library == "torchvision" and name in segmentation_library().encoders.encoders
     if library == "timm" or native:
         return f"{LIBRARY}/{decoder}/{name if native else f'tu-{name}'}"
     raise UsageError(
         f"No encoder of segmentation_models_pytorch has the layers of {backbone}.",
-        "Use weights of a torchvision ResNet or of a network of timm.",
+        "Use weights of a torchvision ResNet, of unfreeze/small or of a network of timm.",
     )
 
 
