@@ -90,6 +90,39 @@ def test_a_fast_network_is_measured_with_the_whole_batch(clocked):
 
 def test_a_slow_one_is_cut_off_between_layers_and_what_was_done_counts(clocked):
     own, clock = clocked(0.2)
-    speed = network_flops_per_second(own, (), 4, rows=2, machine=CPU, seconds=1.5)
+    speed = network_flops_per_second(own, (), 4, rows=2, machine=CPU, seconds=0.7)
     # counting by shapes takes 1.6 s here; each pass ends before its second layer is computed
     assert clock.now == pytest.approx(1.6 + 2 * 0.8) and speed == pytest.approx(2 * CONV / 0.8)
+
+
+def test_large_images_are_measured_on_smaller_ones_and_whole(monkeypatch):
+    def any_size():
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 64, 3, padding=1),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5),
+        )  # fmt: skip
+
+    own, sides = any_size(), []
+    monkeypatch.setattr(layer_costs.copy, "deepcopy", lambda network: network)
+    now = 0.0
+
+    def layer(module, inputs):  # seconds by pixels, whatever the layer computes
+        nonlocal now
+        if inputs[0].dim() == 4 and inputs[0].shape[-1] > 1 and inputs[0].device.type == "cpu":
+            sides.append(inputs[0].shape[-1])
+            now += 1e-5 * inputs[0].shape[0] * inputs[0].shape[-1] ** 2
+
+    for module in own:
+        module.register_forward_pre_hook(layer)
+    monkeypatch.setattr(layer_costs.time, "perf_counter", lambda: now)
+    speed = network_flops_per_second(own, (), 256, rows=2, machine=CPU)
+    assert sides[0] == 256 and sides[-1] < 256 and sides[-1] % 32 == 0
+    truth = network_cost(any_size(), (), 256).training / (4 * 1e-5 * 256**2)
+    assert speed == pytest.approx(truth, rel=0.1)  # the first layers alone: a tenth of it
+
+
+@pytest.mark.parametrize(("side", "share", "smaller"), [
+    (352, 0.5, 224), (352, 0.01, 160), (352, 0.99, 320), (128, 0.1, 64), (64, 0.5, 0), (4, 0.5, 0),
+])  # fmt: skip
+def test_smaller_images_are_at_least_half_as_large(side, share, smaller):
+    assert layer_costs._smaller(side, share) == smaller

@@ -63,6 +63,23 @@ def test_the_rate_depends_on_optimizer_freeze_start_and_architecture():
         assert rate == 0.001 and "without normalisation" in reason
 
 
+def test_masks_take_adamw_with_another_rate_for_the_decoder_at_any_batch_size():
+    def rates(facts, **given):
+        s = plan(made(**given), facts, USUAL).settings
+        return s.optimizer, s.lr, s.head_lr
+
+    for images in (10, 10_000):
+        whole = facts(masks=True, images=images)
+        assert rates(whole) == ("adamw", 2e-4, 1e-3)
+        assert rates(facts(masks=True, images=images, head_only=True)) == ("adamw", 1e-3, None)
+        assert rates(facts(masks=True, images=images, trained=False)) == ("adamw", 1e-3, None)
+    # what is given stays
+    assert rates(whole, lr=0.5) == ("adamw", 0.5, None)
+    assert rates(whole, head_lr=0.5) == ("adamw", 2e-4, 0.5)
+    assert rates(facts(masks=True, images=512), optimizer="sgd") == ("sgd", 0.01, None)
+    assert rates(facts(images=512)) == ("sgd", 0.01, None)
+
+
 def test_a_warm_up_longer_than_the_run_is_refused():
     with pytest.raises(UsageError, match="warmup"):
         plan(made(epochs=2, warmup_epochs=3), facts(), USUAL)

@@ -17,6 +17,7 @@ from unfreeze.runtime.signals import signals_deferred
 _REPEATS = 3
 _WARM_UP_ROWS = 2  # images of the first pass
 _PARTIAL_ROWS = 8  # images of a pass that will be interrupted
+_SMALLEST = 64  # pixels of the images that stand for larger ones
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,14 @@ def network_flops_per_second(
     training: bool = True,
     seconds: float = 1.0,
 ) -> float | None:
-    """FLOPs per second of this network here, measured in about `seconds`; None if it fails.
+    """FLOPs per second of this network here, measured for about `seconds` after a first pass.
 
-    `rows`: batch size. Fewer images are used if they would take too long, and a pass that still
-    does is interrupted between two layers: the FLOPs up to there count. `network` and the random
-    state are unchanged.
+    None if it fails.
+
+    `rows`: batch size. Fewer and smaller images are used if they would take too long, because
+    layers differ too much in speed for a part of a pass to stand for all of it. Only if the network
+    takes no other size is a pass interrupted between two layers: the FLOPs up to there count.
+    `network` and the random state are unchanged.
     """
     cuda = machine.device.type == "cuda"
     with torch.random.fork_rng(devices=[machine.device] if cuda else []):
@@ -126,11 +130,28 @@ def network_flops_per_second(
             trainable = training and name not in frozen and parameter.is_floating_point()
             parameter.requires_grad_(trainable)
         frozen_names = {name for name, p in model.named_parameters() if not p.requires_grad}
-        work = network_cost(model, frozen_names, side)
+        model.train(training)
+        size, work = side, network_cost(model, frozen_names, side)
         if work is None:
             return None
-        model.train(training)
-        return _SpeedTest(model, side, machine, seconds).speed(max(1, rows), work.training)
+        while work is not None and size:
+            test = _SpeedTest(model, size, machine, seconds)
+            speed = test.speed(max(1, rows), work.training)
+            if speed is not None or test.failed:
+                return speed
+            size = _smaller(size, test.done / work.training / _WARM_UP_ROWS)
+            work = network_cost(model, frozen_names, size) if size else None
+        return _SpeedTest(model, side, machine, seconds).speed_of_a_part(max(1, rows))
+
+
+def _smaller(side: int, share: float) -> int:
+    """Pixels of images of which a pass takes as long as `share` of one of `side`; 0 for none.
+
+    A multiple of 32, as most networks need; at least half of `side`, because a first pass is slower
+    than later ones, and tiny images are no measure of large ones.
+    """
+    size = min(side - 32, max(side / 2, side * share**0.5)) // 32 * 32
+    return int(size) if size >= _SMALLEST else 0
 
 
 class _TimeUp(Exception):
@@ -138,22 +159,34 @@ class _TimeUp(Exception):
 
 
 class _SpeedTest:
-    """Times passes of a network over zero images, for about `seconds` in total."""
+    """Times passes of a network over zero images, for about `seconds` in total.
+
+    `failed`: the network or the device cannot do it, at no size. `done`: FLOPs of a first pass that
+    took too long.
+    """
 
     def __init__(
         self, network: nn.Module, side: int, machine: ComputeDevice, seconds: float
     ) -> None:
         self.network, self.side, self.machine, self.seconds = network, side, machine, seconds
-        self.until = time.perf_counter() + seconds / 2
+        # the first pass of a size is slow: it makes kernels and touches memory
+        self.until = time.perf_counter() + seconds
+        self.failed, self.done = False, 0
+
+    def speed_of_a_part(self, max_rows: int) -> float | None:
+        """FLOPs per second of a pass that is interrupted if it takes too long; None if it fails."""
+        try:
+            return self._timed_pass(min(max_rows, _PARTIAL_ROWS))[0]
+        except (RuntimeError, TypeError, ValueError):
+            return None
 
     def speed(self, max_rows: int, flops_per_image: float) -> float | None:
-        """FLOPs per second with batches of up to `most` images; `each`: FLOPs per image."""
+        """FLOPs per second with up to `max_rows` images; None if a first pass takes too long."""
         rows = min(max_rows, _WARM_UP_ROWS)
         try:
             _, complete = self._timed_pass(rows)  # warm-up
             if not complete:
-                self.until = time.perf_counter() + self.seconds / 2
-                return self._timed_pass(min(max_rows, _PARTIAL_ROWS))[0]
+                return None
             self.until = time.perf_counter() + self.seconds / 2
             seconds = self._pass(rows)
             while rows < max_rows and self._time_for(3 * seconds):
@@ -164,8 +197,10 @@ class _SpeedTest:
                 durations.append(self._pass(rows))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
+            self.failed = True
             return None
         except (RuntimeError, TypeError, ValueError):  # does not accept such images
+            self.failed = True
             return None
         return flops_per_image * rows * len(durations) / max(sum(durations), 1e-9)
 
@@ -192,8 +227,8 @@ class _SpeedTest:
         finally:
             for hook in hooks:
                 hook.remove()
-        operations: int = counter.get_total_flops()
-        return operations / (time.perf_counter() - start), complete
+        self.done = counter.get_total_flops()
+        return self.done / (time.perf_counter() - start), complete
 
     def _check_time(self, *_: Any) -> None:
         if time.perf_counter() > self.until:

@@ -38,6 +38,8 @@ RATES = {
 EPOCHS, TEXT_EPOCHS = 30, 4
 LORA_RATE = 10  # its learning rate with AdamW, in those of fine-tuning all parameters
 TEXT_RATES = (5e-5, 3e-4)  # of AdamW for text encoders: fine-tuning, from scratch
+# of AdamW for segmentation: decoder, encoder; at any batch size, because an image holds many labels
+MASK_RATES = (1e-3, 2e-4)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class FinetuneFacts:
     trained: bool  # the network starts from trained weights
     processes: int = 1  # data-parallel processes
     texts: bool = False  # the samples are texts
+    masks: bool = False  # the labels are masks
     lora: bool = False  # adapters are trained instead of the backbone
     lr_scale: float = 1.0  # factor of the task on the default learning rates of SGD
 
@@ -85,17 +88,20 @@ class FinetuneRecipe:
         return self.settings.weight_decay or 0.0
 
 
-def with_defaults(s: FinetuneSettings, *, texts: bool) -> FinetuneSettings:
-    """The settings with the defaults that depend on the samples."""
+def with_defaults(
+    s: FinetuneSettings, *, texts: bool = False, masks: bool = False
+) -> FinetuneSettings:
+    """The settings with the defaults that depend on the samples and the labels."""
     epochs = s.epochs or (TEXT_EPOCHS if texts else EPOCHS)
-    optimizer = ("adamw" if texts or s.lora else "sgd") if s.optimizer == "auto" else s.optimizer
+    usual = "adamw" if texts or masks or s.lora else "sgd"
+    optimizer = usual if s.optimizer == "auto" else s.optimizer
     augment = "none" if texts else s.augment
     return replace(s, epochs=epochs, optimizer=optimizer, augment=augment)
 
 
 def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> FinetuneRecipe:
     """Fill in batch size, learning rate and preprocessing; UsageError for contradictions."""
-    s = with_defaults(s, texts=facts.texts)
+    s = with_defaults(s, texts=facts.texts, masks=facts.masks)
     reasons: dict[str, str] = {}
     batch = s.batch_size
     if batch is None:
@@ -107,7 +113,10 @@ def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> F
             batch = facts.processes * -(-batch // facts.processes)
             reasons["batch_size"] += f", shared by {facts.processes} processes"
     lr = s.lr
-    if lr is None:
+    if lr is None and facts.masks and s.optimizer == "adamw":
+        s, reasons = _with_mask_rates(s, facts, reasons)
+        lr = s.lr or 0.0
+    elif lr is None:
         lr, reasons["lr"] = usual_lr(s.optimizer, batch, facts)
     elif s.find_lr:
         raise UsageError("--find-lr and --lr exclude each other.", "Leave out one of them.")
@@ -146,6 +155,21 @@ def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> F
         weight_decay=decay,
     )
     return FinetuneRecipe(filled, preprocess, reasons)
+
+
+def _with_mask_rates(
+    s: FinetuneSettings, facts: FinetuneFacts, reasons: dict[str, str]
+) -> tuple[FinetuneSettings, dict[str, str]]:
+    """The settings with the usual learning rates for segmentation, and why."""
+    decoder, encoder = MASK_RATES
+    if facts.head_only or not facts.trained:
+        what = "a new decoder" if facts.trained else "training from scratch"
+        return replace(s, lr=decoder), {**reasons, "lr": f"for {what} with adamw"}
+    why = {"lr": "for a trained encoder with adamw"}
+    if s.head_lr is None:
+        s = replace(s, head_lr=decoder)
+        why["head_lr"] = "for the new decoder"
+    return replace(s, lr=encoder), {**reasons, **why}
 
 
 def with_selection(

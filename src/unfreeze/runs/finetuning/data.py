@@ -105,6 +105,11 @@ class LabelledListing:
         return isinstance(self.index.source, TextSource)
 
     @property
+    def dense(self) -> bool:
+        """Whether the labels are masks."""
+        return self.task is not None and self.task.dense
+
+    @property
     def task_name(self) -> str:
         """The task, for model.json."""
         if self.task is not None:
@@ -119,7 +124,7 @@ class LabelledListing:
     @property
     def cropped(self) -> CroppedImages | None:
         """Images whose ends are cropped away, by the headers of the sample."""
-        if self.texts or (self.task is not None and self.task.dense):
+        if self.texts or self.dense:
             return None
         return self.sample.cropped
 

@@ -142,8 +142,8 @@ class ModelSetup:
 
 def set_up_model(s: FinetuneSettings, data: LabelledListing) -> ModelSetup:
     """Build the network, load its weights, and choose freezing schedule and preprocessing."""
-    s = with_defaults(s, texts=data.texts)
-    check_lora_settings(s, dense=data.task is not None and data.task.dense)
+    s = with_defaults(s, texts=data.texts, masks=data.dense)
+    check_lora_settings(s, dense=data.dense)
     load: dict[str, Any] = {"fetch": not s.dry_run, "allow_partial": s.allow_partial}
     load["outputs"] = data.task.outputs if data.task else len(data.index.classes)
     reasons: dict[str, str] = {}
@@ -213,7 +213,7 @@ def new_job(
     processes: int = 1,
 ) -> FinetuneJob:
     """A new run on `images` training images and `held_out` validation images."""
-    asked, s = s, with_defaults(s, texts=data.texts)
+    asked, s = s, with_defaults(s, texts=data.texts, masks=data.dense)
     network, frozen = network_setup.start.network, network_setup.schedule.always
     facts = _facts(s, data, network_setup, images, processes)
     chosen = plan(s, facts, network_setup.preprocess)
@@ -266,8 +266,7 @@ def new_job(
 
 def _no_cache(s: FinetuneSettings, data: LabelledListing) -> CacheDecision | None:
     """Why no run of this kind can cache features; None if it may."""
-    dense = data.task is not None and data.task.dense
-    return NO_CACHE if dense else LORA_CACHE if s.lora else None
+    return NO_CACHE if data.dense else LORA_CACHE if s.lora else None
 
 
 def _facts(
@@ -283,6 +282,7 @@ def _facts(
         processes=processes,
         lr_scale=data.task.lr_scale if data.task else 1.0,
         texts=data.texts,
+        masks=data.dense,
         lora=bool(s.lora),
     )
 
