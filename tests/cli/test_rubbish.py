@@ -82,7 +82,7 @@ def test_text_called_cat_jpg_is_left_out_and_named(call, tmp_path, two_classes):
 
 
 def test_a_checkpoint_of_another_architecture(call, tmp_path, two_classes):
-    from unfreeze.models.build import small
+    from unfreeze.models.small import small
 
     torch.save(small().state_dict(), tmp_path / "small.pth")
     answer = call(

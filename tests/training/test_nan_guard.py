@@ -14,7 +14,7 @@ from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.data.loading.loader import Loader
 from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DivergedError
-from unfreeze.models.build import tiny
+from unfreeze.models.small import tiny
 from unfreeze.runs.pretraining.setup import CallbackOptions, build_trainer
 from unfreeze.runtime.console import QuietConsole
 from unfreeze.runtime.distributed import Distributed, init_distributed
