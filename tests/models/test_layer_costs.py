@@ -126,3 +126,24 @@ def test_large_images_are_measured_on_smaller_ones_and_whole(monkeypatch):
 ])  # fmt: skip
 def test_smaller_images_are_at_least_half_as_large(side, share, smaller):
     assert layer_costs._smaller(side, share) == smaller
+
+
+def test_a_network_that_refuses_smaller_images_is_cut_off_instead(clocked, monkeypatch):
+    class Fixed(nn.Conv2d):
+        def forward(self, x):
+            if x.shape[-1] != 128 and x.device.type == "cpu":
+                raise ValueError("128 pixels, please")
+            return super().forward(x)
+
+    own, now = nn.Sequential(*(Fixed(3, 3, 3, padding=1) for _ in range(4))), 0.0
+
+    def layer(module, inputs):
+        nonlocal now
+        now += 0.4 * len(inputs[0]) * (inputs[0].device.type == "cpu")
+
+    for module in own:
+        module.register_forward_pre_hook(layer)
+    monkeypatch.setattr(layer_costs.time, "perf_counter", lambda: now)
+    speed = network_flops_per_second(own, (), 128, rows=1, machine=CPU)
+    each = network_cost(own, (), 128).forward / 4
+    assert speed == pytest.approx(2 * each / 1.2)  # two layers; the third was begun

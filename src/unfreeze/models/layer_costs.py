@@ -137,9 +137,12 @@ def network_flops_per_second(
         while work is not None and size:
             test = _SpeedTest(model, size, machine, seconds)
             speed = test.speed(max(1, rows), work.training)
-            if speed is not None or test.failed:
+            if speed is not None or (test.failed and size == side):
                 return speed
-            size = _smaller(size, test.done / work.training / _WARM_UP_ROWS)
+            if test.failed:
+                break  # smaller images are refused by what shapes alone do not show
+            whole = work.training * max(1, min(rows, _WARM_UP_ROWS))
+            size = _smaller(size, test.done / max(1.0, whole))
             work = network_cost(model, frozen_names, size) if size else None
         return _SpeedTest(model, side, machine, seconds).speed_of_a_part(max(1, rows))
 
@@ -161,7 +164,7 @@ class _TimeUp(Exception):
 class _SpeedTest:
     """Times passes of a network over zero images, for about `seconds` in total.
 
-    `failed`: the network or the device cannot do it, at no size. `done`: FLOPs of a first pass that
+    `failed`: the network or the device cannot do it. `done`: FLOPs of a first pass that
     took too long.
     """
 
