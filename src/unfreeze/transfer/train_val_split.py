@@ -64,16 +64,22 @@ class TrainValSplit:
         ]
 
 
-def labelled_images(index: Index, *, every_split: bool = False) -> Index:
+def labelled_images(index: Index, *, every_split: bool = False, classes: bool = True) -> Index:
     """Labelled images of train and val (of all if there are no splits); never those of test.
 
-    `every_split`: of all splits, for what trains no model that is evaluated. Raises DataError for a
-    dataset without labels or with fewer than two classes.
+    `every_split`: of all splits, for what trains no model that is evaluated. `classes`: whether
+    labels are classes, not masks or other targets of a task. Raises DataError for a dataset without
+    labels or with fewer than two different ones.
     """
     if index.layout == "flat" or not index.classes:
         raise DataError(
             f"{index.source.where} has no classes: its {len(index):,} images are unlabelled.",
             "Use one folder per class, or a CSV with path and label.",
+        )
+    if len(index.classes) < 2 and not classes:
+        raise DataError(
+            f"There is only one label in {index.source.where}: {index.classes[0]!r}.",
+            "Add images with other labels.",
         )
     if len(index.classes) < 2:
         raise DataError(

@@ -256,6 +256,15 @@ def test_masks_that_do_not_fit_are_named(scenes, tmp_path, fails):
     assert main(["finetune", *map(str, [data, *words, "--dry-run"])]) == 0
 
 
+def test_a_single_mask_is_no_class(scenes, tmp_path, fails):
+    for kind in ("images", "masks"):
+        (tmp_path / "one" / kind).mkdir(parents=True)
+        source = scenes / kind / "train/00.png"
+        (tmp_path / "one" / kind / "00.png").write_bytes(source.read_bytes())
+    said = fails(3, "finetune", tmp_path / "one", "--out", tmp_path / "run")
+    assert "There is only one label in" in said and "00.png" in said
+
+
 def test_binary_masks_colours_and_ignored_values(scenes, tmp_path, run_json):
     data = copy_of(scenes, tmp_path)
     (data / "classes.csv").unlink()

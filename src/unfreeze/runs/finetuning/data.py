@@ -260,7 +260,7 @@ def read_labels(s: FinetuneSettings, console: Console) -> LabelledListing:
     task = task_of_settings(s, source)
     build = build_index if task is None else task.index
     everything = build(source, **label_arguments(s))
-    index = labelled_images(everything)
+    index = labelled_images(everything, classes=task is None)
     counts = class_counts(everything)
     for line in (*index.notes, *(() if task else (*counts.lines(), *counts.notes()))):
         console.say(line)
