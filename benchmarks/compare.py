@@ -4,9 +4,9 @@
 
 `--archive` holds `cifar10/{train,test}/<class>/*.jpg`. SwAV is pretrained on the first `--images`
 / 10 names of each class of `train`, without labels. Then classifiers are trained from scratch and
-from its weights on the same images, for the same epochs and seeds, each with the best of three
-learning rates by validation accuracy. The test set is the first `--test` / 10 names of each class
-of `test`, evaluated once per run.
+from its weights on the same images, for the same epochs and seeds, each with its default optimizer
+and learning rate, or with the best of `--rates` by validation accuracy (one optimizer for both).
+The test set is the first `--test` / 10 names of each class of `test`, evaluated once per run.
 """
 
 import argparse
@@ -24,7 +24,6 @@ import torch
 
 import unfreeze
 
-RATES = (0.01, 0.03, 0.1)
 # share of the labels -> epochs: about 500, 1,000 and 1,250 steps with 4,000 training images
 EPOCHS = {0.01: 50, 0.1: 40, 1.0: 10}
 
@@ -48,7 +47,7 @@ def compared(data: Path, swav: Path, share: float, freeze: str, args: argparse.N
     """Run one comparison, or read its result if the folder is complete."""
     began = time.time()
     # with a frozen backbone the head tries its own learning rates on cached features
-    options: dict[str, Any] = {"rates": RATES} if freeze == "none" else {}
+    options: dict[str, Any] = {"rates": args.rates} if args.rates and freeze == "none" else {}
     if share < 1:
         options["label_fraction"] = share
     result = unfreeze.compare(
@@ -79,6 +78,7 @@ def main() -> None:
     parser.add_argument("--arch", default="unfreeze/small")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.01, 0.1, 1.0])
     parser.add_argument("--freeze", nargs="+", default=["none", "all"], choices=("none", "all"))
+    parser.add_argument("--rates", type=float, nargs="+", help="such as 0.01 0.03 0.1")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

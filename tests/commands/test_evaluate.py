@@ -173,7 +173,8 @@ def hard(colours, tmp_path_factory):
             held = [place.read_bytes() for place in places]
             for place, image in zip(places, held[1:] + held[:1], strict=True):
                 place.write_bytes(image)
-    return data, finetune(str(data), out=str(folder / "run"), epochs=6, lr=0.3, **TINY)
+    settings = {**TINY, "epochs": 6, "optimizer": "sgd", "lr": 0.3}
+    return data, finetune(str(data), out=str(folder / "run"), **settings)
 
 
 def table(path):
@@ -345,7 +346,7 @@ def test_a_temperature_is_kept_only_if_asked(hard, tmp_path):
 def test_select_is_what_picks_the_best(hard, tmp_path):
     data, result = hard
     val = [m for m in read_metrics(result.run) if m["split"] == "val"]
-    settings = {**TINY, "epochs": 6, "lr": 0.3, "select": "loss"}
+    settings = {**TINY, "epochs": 6, "optimizer": "sgd", "lr": 0.3, "select": "loss"}
     chosen = finetune(str(data), out=str(tmp_path / "run"), **settings)
     assert chosen.best_epoch == min(range(6), key=lambda e: val[e]["loss"]) != result.best_epoch
     assert chosen.val_accuracy == val[chosen.best_epoch]["accuracy"]

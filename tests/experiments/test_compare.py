@@ -22,6 +22,7 @@ from unfreeze.reports.page import run_page
 from unfreeze.reports.run_reader import read_run
 from unfreeze.runtime.run_folder import read_metrics
 from unfreeze.runtime.terminal import Environment
+from unfreeze.transfer.plan import with_defaults
 
 ONE = {"epochs": 1, "augment": "none", "precision": "fp32", "val": 0.25}
 
@@ -208,6 +209,20 @@ def test_more_weights_leave_results_valid_that_would_be_the_same(good):
     two = run_settings("none", "imagenet")
     assert run_settings("none", "imagenet", good)[:2] == two
     assert run_settings("none", "imagenet", image_size=32) != two
+
+
+@pytest.mark.parametrize(
+    ("given", "scratch"), [({}, "adamw"), ({"lr": 0.1}, "sgd"), ({"rates": (0.1, 0.2)}, "sgd")]
+)
+def test_a_given_learning_rate_is_that_of_one_optimizer(given, scratch):
+    def plan_of(s):
+        derived = {"arch": "unfreeze/tiny", "stem": "small", "image_size": 16}
+        derived |= {"mean": [0.5] * 3, "std": [0.2] * 3}
+        return SimpleNamespace(settings={**as_dict(with_defaults(s)), **derived})
+
+    s = CompareSettings(data=("d",), weights=("none", "imagenet"), **given)
+    found = [start.plan.settings["optimizer"] for start in all_starts(s, plan_of)]
+    assert found == [scratch, "sgd"]
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def test_the_rate_depends_on_optimizer_freeze_start_and_architecture():
     assert usual_lr("sgd", 64, facts())[0] == 0.02
     assert usual_lr("sgd", 32, facts(head_only=True))[0] == 0.03
     assert usual_lr("adamw", 128, facts())[0] == 4e-4
-    assert usual_lr("sgd", 32, facts(trained=False))[0] == 0.05
+    assert usual_lr("sgd", 32, facts(trained=False))[0] == 0.02
     for arch in ("torchvision/alexnet", "torchvision/vgg16", "torchvision/squeezenet1_1"):
         rate, reason = usual_lr("sgd", 32, facts(arch=arch))
         assert rate == 0.001 and "without normalisation" in reason
@@ -78,6 +78,21 @@ def test_masks_take_adamw_with_another_rate_for_the_decoder_at_any_batch_size():
     assert rates(whole, head_lr=0.5) == ("adamw", 2e-4, 0.5)
     assert rates(facts(masks=True, images=512), optimizer="sgd") == ("sgd", 0.01, None)
     assert rates(facts(images=512)) == ("sgd", 0.01, None)
+
+
+def test_training_from_scratch_takes_adamw():
+    def optimizer(**given):
+        s = plan(made(**given), facts(trained=False), USUAL).settings
+        return s.optimizer, s.lr
+
+    assert optimizer(weights="none") == ("adamw", 1e-3)
+    assert optimizer(weights="none", batch_size=128) == ("adamw", 2e-3)
+    assert optimizer(weights="none", optimizer="sgd") == ("sgd", 0.02)
+    assert optimizer(weights="none", freeze="stage:1") == ("adamw", 1e-3)
+    # a head on random features is a head
+    assert optimizer(weights="none", freeze="all")[0] == "sgd"
+    assert optimizer(weights="none", freeze="all", unfreeze_at="5:all") == ("adamw", 1e-3)
+    assert optimizer(weights="imagenet")[0] == "sgd"
 
 
 def test_a_warm_up_longer_than_the_run_is_refused():

@@ -159,7 +159,7 @@ class FinetuneOptions(
     )
     optimizer: str = setting(
         "auto",
-        "optimizer; auto is sgd, and adamw for texts, masks and --lora",
+        "optimizer; auto is sgd, and adamw from scratch and for texts, masks and --lora",
         choices=("auto", "sgd", "adamw", "lars"),
         group="training",
     )

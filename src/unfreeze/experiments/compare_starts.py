@@ -70,7 +70,8 @@ def all_starts(s: CompareSettings, plan_of: PlanOf, *, dense: bool = False) -> l
     Weights that show their architecture have their own; others have that of the first that does.
     Values of `--arch`, `--stem`, `--image-size`, `--mean`, `--std`, `--range` and `--channels`
     that are not given are for `none` those of the first pretrained start (runs before others), so
-    that only the weights differ from that one.
+    that only the weights differ from that one. With `--lr` or `--rates` also `--optimizer`: a
+    learning rate is one of an optimizer.
     """
     if len(s.weights) < 2 or len(set(s.weights)) < len(s.weights):
         raise UsageError(
@@ -95,7 +96,9 @@ def all_starts(s: CompareSettings, plan_of: PlanOf, *, dense: bool = False) -> l
             )
         reference = by_weights[model].plan.settings
         texts = is_text_arch(str(reference["arch"]))
-        names = ("arch",) if texts else INHERITED
+        names: tuple[str, ...] = ("arch",) if texts else INHERITED
+        if s.rates or s.lr is not None:
+            names = (*names, "optimizer")
         filled = {n: reference[n] for n in names if getattr(s, n) in (None, "auto")}
         if not texts:
             filled |= {n: v for n, v in _decoding_of(model).items() if getattr(s, n) is None}

@@ -31,8 +31,8 @@ Sides = Callable[[int], tuple[int, int] | None]
 
 # optimizer -> learning rate at batch size 32: (head only, fine-tuning, from scratch)
 RATES = {
-    "sgd": (0.03, 0.01, 0.05),
-    "adamw": (1e-3, 2e-4, 2e-3),
+    "sgd": (0.03, 0.01, 0.02),
+    "adamw": (1e-3, 2e-4, 1e-3),
     "lars": (3.0, 3.0, 3.0),  # its trust ratio of 0.001 scales all steps down
 }
 EPOCHS, TEXT_EPOCHS = 30, 4
@@ -93,10 +93,16 @@ def with_defaults(
 ) -> FinetuneSettings:
     """The settings with the defaults that depend on the samples and the labels."""
     epochs = s.epochs or (TEXT_EPOCHS if texts else EPOCHS)
-    usual = "adamw" if texts or masks or s.lora else "sgd"
+    adamw = texts or masks or bool(s.lora) or from_scratch(s)
+    usual = "adamw" if adamw else "sgd"
     optimizer = usual if s.optimizer == "auto" else s.optimizer
     augment = "none" if texts else s.augment
     return replace(s, epochs=epochs, optimizer=optimizer, augment=augment)
+
+
+def from_scratch(s: FinetuneSettings) -> bool:
+    """Whether a network without trained weights is trained, not only its head."""
+    return s.weights == "none" and (s.freeze != "all" or s.unfreeze_at is not None)
 
 
 def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> FinetuneRecipe:
