@@ -270,8 +270,8 @@ def caveats(about: Mapping[str, Any]) -> list[str]:
         )
     if about["rates"] == "own":
         sentences.append(
-            "Learning rates, and optimizers unless given, are the defaults for each set of weights; "
-            "--rates tries several."
+            "Learning rates (and optimizers, unless given) are the defaults for each set of "
+            "weights; --rates tries several."
         )
     if len(arches := [arch for arch in about.get("arches", ()) if arch != TFIDF]) > 1:
         sentences.append(f"The networks differ, not only their weights: {', '.join(arches)}.")
