@@ -104,6 +104,7 @@ def timed(args, data: Path, weights: str, scratch: Path, name: str, **how) -> di
         "augment": "none",
         "image_size": 32,
         "batch_size": args.batch_size,
+        "optimizer": "sgd",
         "lr": args.lr,
         "weight_decay": 1e-4,
         "device": args.device,

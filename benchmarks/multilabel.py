@@ -74,6 +74,7 @@ def best_run(data: Path, way: str, seed: int, s: argparse.Namespace, out: Path) 
             augment="none",
             epochs=s.epochs,
             batch_size=32,
+            optimizer="sgd",
             lr=rate,
             seed=seed,
             device="cpu",

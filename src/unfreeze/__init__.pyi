@@ -272,7 +272,7 @@ def compare(
         lr: peak learning rate, after the warm-up.
         find_lr: learning rate finder: run an LR range test and use the rate of the steepest descent.
         head_lr: learning rate of the new head.
-        optimizer: optimizer; auto is sgd, and adamw from scratch and for texts, masks and lora. One of: 'auto', 'sgd', 'adamw', 'lars'.
+        optimizer: optimizer; auto is adamw, but sgd for a head alone and for pretrained image classifiers without batch normalisation. One of: 'auto', 'sgd', 'adamw', 'lars'.
         momentum: momentum of SGD and LARS.
         weight_decay: weight decay (None: 0.0001, or the sweep's; 0.01 for texts).
         head_solver: solver of a linear head when everything else is frozen: auto solves it (logistic regression on the features), sgd trains it. One of: 'auto', 'logistic', 'sgd'.
@@ -793,7 +793,7 @@ def finetune(
         lr: peak learning rate, after the warm-up.
         find_lr: learning rate finder: run an LR range test and use the rate of the steepest descent.
         head_lr: learning rate of the new head.
-        optimizer: optimizer; auto is sgd, and adamw from scratch and for texts, masks and lora. One of: 'auto', 'sgd', 'adamw', 'lars'.
+        optimizer: optimizer; auto is adamw, but sgd for a head alone and for pretrained image classifiers without batch normalisation. One of: 'auto', 'sgd', 'adamw', 'lars'.
         momentum: momentum of SGD and LARS.
         weight_decay: weight decay (None: 0.0001, or the sweep's; 0.01 for texts).
         head_solver: solver of a linear head when everything else is frozen: auto solves it (logistic regression on the features), sgd trains it. One of: 'auto', 'logistic', 'sgd'.

@@ -15,6 +15,7 @@ from unfreeze.commands.compare import best_on_validation, compare, plan_run, tra
 from unfreeze.commands.report import report
 from unfreeze.config.commands import CompareSettings
 from unfreeze.config.layering import as_dict, read_toml
+from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.index.splits import read_split_csv
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
 from unfreeze.experiments.compare_starts import all_starts, compare_runs
@@ -22,7 +23,7 @@ from unfreeze.reports.page import run_page
 from unfreeze.reports.run_reader import read_run
 from unfreeze.runtime.run_folder import read_metrics
 from unfreeze.runtime.terminal import Environment
-from unfreeze.transfer.plan import with_defaults
+from unfreeze.transfer.plan import FinetuneFacts, plan
 
 ONE = {"epochs": 1, "augment": "none", "precision": "fp32", "val": 0.25}
 
@@ -213,12 +214,15 @@ def test_more_weights_leave_results_valid_that_would_be_the_same(good):
 
 @pytest.mark.parametrize(
     ("given", "scratch"), [({}, "adamw"), ({"lr": 0.1}, "sgd"), ({"rates": (0.1, 0.2)}, "sgd")]
-)
+)  # the others are as of a vision transformer
 def test_a_given_learning_rate_is_that_of_one_optimizer(given, scratch):
     def plan_of(s):
         derived = {"arch": "unfreeze/tiny", "stem": "small", "image_size": 16}
         derived |= {"mean": [0.5] * 3, "std": [0.2] * 3}
-        return SimpleNamespace(settings={**as_dict(with_defaults(s)), **derived})
+        about = FinetuneFacts(99, "unfreeze/tiny", "small", False, s.weights != "none")
+        return SimpleNamespace(
+            settings=as_dict(plan(s, about, Preprocess(16, 16)).settings) | derived
+        )
 
     s = CompareSettings(data=("d",), weights=("none", "imagenet"), **given)
     found = [start.plan.settings["optimizer"] for start in all_starts(s, plan_of)]

@@ -56,7 +56,7 @@ def test_the_rate_depends_on_optimizer_freeze_start_and_architecture():
     assert usual_lr("sgd", 32, facts())[0] == 0.01
     assert usual_lr("sgd", 64, facts())[0] == 0.02
     assert usual_lr("sgd", 32, facts(head_only=True))[0] == 0.03
-    assert usual_lr("adamw", 128, facts())[0] == 4e-4
+    assert usual_lr("adamw", 128, facts())[0] == 1e-3
     assert usual_lr("sgd", 32, facts(trained=False))[0] == 0.02
     for arch in ("torchvision/alexnet", "torchvision/vgg16", "torchvision/squeezenet1_1"):
         rate, reason = usual_lr("sgd", 32, facts(arch=arch))
@@ -80,19 +80,22 @@ def test_masks_take_adamw_with_another_rate_for_the_decoder_at_any_batch_size():
     assert rates(facts(images=512)) == ("sgd", 0.01, None)
 
 
-def test_training_from_scratch_takes_adamw():
-    def optimizer(**given):
-        s = plan(made(**given), facts(trained=False), USUAL).settings
+def test_the_optimizer_follows_from_what_is_trained():
+    def chosen(given=None, **about):
+        s = plan(made(**(given or {})), facts(**about), USUAL).settings
         return s.optimizer, s.lr
 
-    assert optimizer(weights="none") == ("adamw", 1e-3)
-    assert optimizer(weights="none", batch_size=128) == ("adamw", 2e-3)
-    assert optimizer(weights="none", optimizer="sgd") == ("sgd", 0.02)
-    assert optimizer(weights="none", freeze="stage:1") == ("adamw", 1e-3)
-    # a head on random features is a head
-    assert optimizer(weights="none", freeze="all")[0] == "sgd"
-    assert optimizer(weights="none", freeze="all", unfreeze_at="5:all") == ("adamw", 1e-3)
-    assert optimizer(weights="imagenet")[0] == "sgd"
+    assert chosen(batch_norm=True) == ("adamw", 5e-4)
+    assert chosen(batch_norm=False) == ("sgd", 0.01)  # vision transformers, VGG
+    assert chosen(batch_norm=False, trained=False) == ("adamw", 1e-3)
+    assert chosen({"batch_size": 128}, trained=False) == ("adamw", 2e-3)
+    assert chosen(batch_norm=True, head_only=True) == ("sgd", 0.03)
+    assert chosen(lora=True) == ("adamw", 2e-3)
+    assert chosen(lora=True, texts=True) == ("adamw", 5e-4)
+    assert chosen(texts=True) == ("adamw", 5e-5)
+    # what is given stays
+    assert chosen({"optimizer": "sgd"}, batch_norm=True) == ("sgd", 0.01)
+    assert chosen({"lr": 0.3}, batch_norm=True) == ("adamw", 0.3)
 
 
 def test_a_warm_up_longer_than_the_run_is_refused():

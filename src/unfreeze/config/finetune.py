@@ -159,7 +159,8 @@ class FinetuneOptions(
     )
     optimizer: str = setting(
         "auto",
-        "optimizer; auto is sgd, and adamw from scratch and for texts, masks and --lora",
+        "optimizer; auto is adamw, but sgd for a head alone and for pretrained image classifiers "
+        "without batch normalisation",
         choices=("auto", "sgd", "adamw", "lars"),
         group="training",
     )

@@ -21,7 +21,7 @@ from unfreeze.models.shape_trace import example_input
 from unfreeze.models.text import is_text_network
 from unfreeze.transfer.feature_cache.store import feature_cache_folder, free_bytes
 from unfreeze.transfer.freezing.split_model import NoSplitPoint, SplitPoint, layer_input
-from unfreeze.transfer.plan import FinetuneRecipe, with_defaults
+from unfreeze.transfer.plan import FinetuneRecipe
 
 TOLERANCE = 1e-4  # of the largest logit
 RANDOM_VIEWS = 4  # per image, if --augment is given
@@ -79,10 +79,9 @@ def _automatic(s: FinetuneSettings, case: SolverCase) -> tuple[str, str]:
     if s.head != "replace":
         return "sgd", f"--head {s.head} has more than one linear layer"
     # as in a finished run's config.toml
-    filled = with_defaults(replace(s, optimizer="auto"), texts=is_text_network(case.network))
+    filled = {"optimizer": "adamw" if is_text_network(case.network) else "sgd"}
     for name in TRAINING_OPTIONS:
-        usual = (DEFAULTS[name], filled.optimizer) if name == "optimizer" else (DEFAULTS[name],)
-        if getattr(s, name) not in (*usual, "last"):
+        if getattr(s, name) not in (DEFAULTS[name], filled.get(name), "last"):
             return "sgd", f"{flag(name)} is given, which applies to SGD only"
     if s.cache in ("off", "activations"):
         return "sgd", f"--cache {s.cache}: logistic regression needs the feature cache"

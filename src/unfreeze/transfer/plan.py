@@ -29,15 +29,14 @@ ENOUGH_TO_CHOOSE = 50  # validation images; with fewer, the best epoch is mostly
 ENOUGH_MAPS = 10  # the same for segmentation, where an image holds thousands of labels
 Sides = Callable[[int], tuple[int, int] | None]
 
-# optimizer -> learning rate at batch size 32: (head only, fine-tuning, from scratch)
+# optimizer -> learning rate at batch size 32: (head only, fine-tuning, from scratch, LoRA)
 RATES = {
-    "sgd": (0.03, 0.01, 0.02),
-    "adamw": (1e-3, 2e-4, 1e-3),
-    "lars": (3.0, 3.0, 3.0),  # its trust ratio of 0.001 scales all steps down
+    "sgd": (0.03, 0.01, 0.02, 0.1),
+    "adamw": (1e-3, 5e-4, 1e-3, 2e-3),
+    "lars": (3.0, 3.0, 3.0, 30.0),  # its trust ratio of 0.001 scales all steps down
 }
 EPOCHS, TEXT_EPOCHS = 30, 4
-LORA_RATE = 10  # its learning rate with AdamW, in those of fine-tuning all parameters
-TEXT_RATES = (5e-5, 3e-4)  # of AdamW for text encoders: fine-tuning, from scratch
+TEXT_RATES = (5e-5, 3e-4, 5e-4)  # of AdamW for text encoders: fine-tuning, from scratch, LoRA
 # of AdamW for segmentation: decoder, encoder; at any batch size, because an image holds many labels
 MASK_RATES = (1e-3, 2e-4)
 
@@ -51,6 +50,7 @@ class FinetuneFacts:
     stem: str
     head_only: bool  # only the new head is trained
     trained: bool  # the network starts from trained weights
+    batch_norm: bool = False  # it has batch normalisation
     processes: int = 1  # data-parallel processes
     texts: bool = False  # the samples are texts
     masks: bool = False  # the labels are masks
@@ -88,26 +88,28 @@ class FinetuneRecipe:
         return self.settings.weight_decay or 0.0
 
 
-def with_defaults(
-    s: FinetuneSettings, *, texts: bool = False, masks: bool = False
-) -> FinetuneSettings:
-    """The settings with the defaults that depend on the samples and the labels."""
+def with_defaults(s: FinetuneSettings, *, texts: bool = False) -> FinetuneSettings:
+    """The settings with the defaults that depend on the kind of samples."""
     epochs = s.epochs or (TEXT_EPOCHS if texts else EPOCHS)
-    adamw = texts or masks or bool(s.lora) or from_scratch(s)
-    usual = "adamw" if adamw else "sgd"
-    optimizer = usual if s.optimizer == "auto" else s.optimizer
     augment = "none" if texts else s.augment
-    return replace(s, epochs=epochs, optimizer=optimizer, augment=augment)
+    return replace(s, epochs=epochs, augment=augment)
 
 
-def from_scratch(s: FinetuneSettings) -> bool:
-    """Whether a network without trained weights is trained, not only its head."""
-    return s.weights == "none" and (s.freeze != "all" or s.unfreeze_at is not None)
+def usual_optimizer(facts: FinetuneFacts) -> str:
+    """The optimizer of `--optimizer auto`."""
+    if facts.texts or facts.masks or facts.lora:
+        return "adamw"
+    if facts.head_only:
+        return "sgd"
+    # other trained networks, such as vision transformers, need rates of their own with AdamW
+    return "adamw" if facts.batch_norm or not facts.trained else "sgd"
 
 
 def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> FinetuneRecipe:
     """Fill in batch size, learning rate and preprocessing; UsageError for contradictions."""
-    s = with_defaults(s, texts=facts.texts, masks=facts.masks)
+    s = with_defaults(s, texts=facts.texts)
+    if s.optimizer == "auto":
+        s = replace(s, optimizer=usual_optimizer(facts))
     reasons: dict[str, str] = {}
     batch = s.batch_size
     if batch is None:
@@ -231,12 +233,12 @@ def usual_batch(images: int) -> int:
 
 def usual_lr(optimizer: str, batch: int, facts: FinetuneFacts) -> tuple[float, str]:
     """(learning rate, reason): by what is trained, scaled with the batch size."""
-    head, trained, scratch = RATES[optimizer]
+    head, trained, scratch, lora = RATES[optimizer]
     if facts.texts and optimizer == "adamw":
-        trained, scratch = TEXT_RATES
+        trained, scratch, lora = TEXT_RATES
     base, what = (head, "a new head") if facts.head_only else (trained, "fine-tuning")
     if facts.lora:
-        base, what = LORA_RATE * trained, f"low-rank adapters ({LORA_RATE} times fine-tuning's)"
+        base, what = lora, "low-rank adapters"
     elif not facts.trained:
         base, what = scratch, "training from scratch"
     ratio = batch / 32

@@ -142,7 +142,7 @@ class ModelSetup:
 
 def set_up_model(s: FinetuneSettings, data: LabelledListing) -> ModelSetup:
     """Build the network, load its weights, and choose freezing schedule and preprocessing."""
-    s = with_defaults(s, texts=data.texts, masks=data.dense)
+    s = with_defaults(s, texts=data.texts)
     check_lora_settings(s, dense=data.dense)
     load: dict[str, Any] = {"fetch": not s.dry_run, "allow_partial": s.allow_partial}
     load["outputs"] = data.task.outputs if data.task else len(data.index.classes)
@@ -199,6 +199,7 @@ def _lengths(data: LabelledListing, start: FinetuneStart, preprocess: Preprocess
 
 
 LENGTHS = 1000  # texts to count tokens of
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
 NO_CACHE = CacheDecision("off", reasons={"cache": "a decoder needs maps of all sizes"})
 
 
@@ -213,7 +214,7 @@ def new_job(
     processes: int = 1,
 ) -> FinetuneJob:
     """A new run on `images` training images and `held_out` validation images."""
-    asked, s = s, with_defaults(s, texts=data.texts, masks=data.dense)
+    asked, s = s, with_defaults(s, texts=data.texts)
     network, frozen = network_setup.start.network, network_setup.schedule.always
     facts = _facts(s, data, network_setup, images, processes)
     chosen = plan(s, facts, network_setup.preprocess)
@@ -279,6 +280,7 @@ def _facts(
         stem=setup.start.stem,
         head_only=names - setup.schedule.always <= set(setup.start.head),
         trained=s.weights != "none",
+        batch_norm=any(isinstance(m, BATCH_NORM) for m in setup.start.network.modules()),
         processes=processes,
         lr_scale=data.task.lr_scale if data.task else 1.0,
         texts=data.texts,
@@ -413,7 +415,7 @@ def _check_batch_norm(network: nn.Module, frozen: frozenset[str], batch_size: in
     learning = [
         name
         for name, module in network.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and name not in pinned
+        if isinstance(module, BATCH_NORM) and name not in pinned
     ]
     if batch_size == 1 and learning:
         raise UsageError(
