@@ -243,7 +243,7 @@ def usual_lr(optimizer: str, batch: int, facts: FinetuneFacts) -> tuple[float, s
         base, what = scratch, "training from scratch"
     ratio = batch / 32
     scaled = base * (ratio**0.5 if optimizer == "adamw" else ratio)
-    how = "scaled with the square root of batch / 32" if optimizer == "adamw" else "x batch / 32"
+    how = "x sqrt(batch / 32)" if optimizer == "adamw" else "x batch / 32"
     reason = f"{base:g} for {what} with {optimizer}, {how}"
     if facts.lr_scale != 1 and optimizer == "sgd":
         scaled, reason = scaled * facts.lr_scale, f"{reason}, x {facts.lr_scale:g} of the task"
