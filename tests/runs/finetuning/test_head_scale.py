@@ -75,7 +75,7 @@ def test_the_head_of_a_network_that_is_trained_has_a_rate_of_its_own(scaled, tmp
     data, run = scaled(1000)
     result = finetune(data, weights=run, out=str(tmp_path / "r"), epochs=2, **HOW)
     found = config(result)
-    assert found["head_lr"] < 1e-3 * found["lr"] and "norm" in found["reasons"]["head_lr"]
+    assert found["head_lr"] < 1e-2 * found["lr"] and "norm" in found["reasons"]["head_lr"]
     again = finetune(data, weights=run, out=str(tmp_path / "r"), epochs=2, resume="yes", **HOW)
     assert config(again)["head_lr"] == found["head_lr"]
     assert torch.isfinite(torch.tensor(losses(result))).all()
