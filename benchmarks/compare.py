@@ -5,7 +5,7 @@
 `--archive` holds `cifar10/{train,test}/<class>/*.jpg`. SwAV is pretrained on the first `--images`
 / 10 names of each class of `train`, without labels. Then classifiers are trained from scratch and
 from its weights on the same images, for the same epochs and seeds, each with its default optimizer
-and learning rate, or with the best of `--rates` by validation accuracy (one optimizer for both).
+and learning rate, or with SGD at the best of `--rates` by validation accuracy.
 The test set is the first `--test` / 10 names of each class of `test`, evaluated once per run.
 """
 
@@ -47,7 +47,9 @@ def compared(data: Path, swav: Path, share: float, freeze: str, args: argparse.N
     """Run one comparison, or read its result if the folder is complete."""
     began = time.time()
     # with a frozen backbone the head tries its own learning rates on cached features
-    options: dict[str, Any] = {"rates": args.rates} if args.rates and freeze == "none" else {}
+    options: dict[str, Any] = {}
+    if args.rates and freeze == "none":
+        options = {"rates": args.rates, "optimizer": "sgd"}
     if share < 1:
         options["label_fraction"] = share
     result = unfreeze.compare(
