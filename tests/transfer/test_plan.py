@@ -41,7 +41,7 @@ def test_every_open_value_is_filled_and_has_a_reason():
     assert None not in (s.arch, s.image_size, s.batch_size, s.lr, s.mean, s.std)
     assert {"batch_size", "lr"} <= set(found.reasons)
     given = plan(made(batch_size=7, lr=0.5, weight_decay=0), facts(), USUAL)
-    assert (given.batch_size, given.lr) == (7, 0.5) and not given.reasons
+    assert (given.batch_size, given.lr) == (7, 0.5) and set(given.reasons) == {"optimizer"}
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,9 @@ def test_the_optimizer_follows_from_what_is_trained():
     # what is given stays
     assert chosen({"optimizer": "sgd"}, batch_norm=True) == ("sgd", 0.01)
     assert chosen({"lr": 0.3}, batch_norm=True) == ("adamw", 0.3)
+    reasons = plan(made(lr=0.3), facts(batch_norm=True), USUAL).reasons
+    assert "its usual learning rate would be 0.0005: 0.0005 for fine-tuning" in reasons["optimizer"]
+    assert "optimizer" not in plan(made(lr=0.3, optimizer="adamw"), facts(), USUAL).reasons
 
 
 def test_a_warm_up_longer_than_the_run_is_refused():

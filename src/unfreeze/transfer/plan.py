@@ -107,19 +107,11 @@ def usual_optimizer(facts: FinetuneFacts) -> str:
 
 def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> FinetuneRecipe:
     """Fill in batch size, learning rate and preprocessing; UsageError for contradictions."""
-    s = with_defaults(s, texts=facts.texts)
-    if s.optimizer == "auto":
+    s, chosen = with_defaults(s, texts=facts.texts), s.optimizer == "auto"
+    if chosen:
         s = replace(s, optimizer=usual_optimizer(facts))
     reasons: dict[str, str] = {}
-    batch = s.batch_size
-    if batch is None:
-        batch = usual_batch(facts.images)
-        reasons["batch_size"] = (
-            f"{steps_per_epoch(facts.images, batch, drop_last=False)} steps per epoch"
-        )
-        if batch % facts.processes:
-            batch = facts.processes * -(-batch // facts.processes)
-            reasons["batch_size"] += f", shared by {facts.processes} processes"
+    batch = s.batch_size or _derived_batch(facts, reasons)
     lr = s.lr
     if lr is None and facts.masks and s.optimizer == "adamw":
         s, reasons = _with_mask_rates(s, facts, reasons)
@@ -128,6 +120,10 @@ def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> F
         lr, reasons["lr"] = usual_lr(s.optimizer, batch, facts)
     elif s.find_lr:
         raise UsageError("--find-lr and --lr exclude each other.", "Leave out one of them.")
+    elif chosen and not facts.masks:
+        # a rate of SGD is given by habit, and is far too high for AdamW
+        rate, what = usual_lr(s.optimizer, batch, facts)
+        reasons["optimizer"] = f"default; its usual learning rate would be {rate:g}: {what}"
     _check_rates(s, lr)
     _check_balancing(s)
     decay = s.weight_decay
@@ -229,6 +225,17 @@ def usual_batch(images: int) -> int:
     most = 32 if images < 5_000 else 64 if images < 20_000 else 128
     sixteenth = 1 << max(2, (images // 16).bit_length() - 1)
     return min(most, sixteenth)
+
+
+def _derived_batch(facts: FinetuneFacts, reasons: dict[str, str]) -> int:
+    """The batch size by the number of images, a multiple of the processes; adds its reason."""
+    batch = usual_batch(facts.images)
+    steps = steps_per_epoch(facts.images, batch, drop_last=False)
+    reasons["batch_size"] = f"{steps} steps per epoch"
+    if batch % facts.processes:
+        batch = facts.processes * -(-batch // facts.processes)
+        reasons["batch_size"] += f", shared by {facts.processes} processes"
+    return batch
 
 
 def usual_lr(optimizer: str, batch: int, facts: FinetuneFacts) -> tuple[float, str]:
