@@ -90,6 +90,7 @@ def test_the_optimizer_follows_from_what_is_trained():
     assert chosen(batch_norm=False, trained=False) == ("adamw", 1e-3)
     assert chosen({"batch_size": 128}, trained=False) == ("adamw", 2e-3)
     assert chosen(batch_norm=True, head_only=True) == ("sgd", 0.03)
+    assert chosen(trained=False, head_only=True) == ("sgd", 0.03)  # on random features
     assert chosen(lora=True) == ("adamw", 2e-3)
     assert chosen(lora=True, texts=True) == ("adamw", 5e-4)
     assert chosen(texts=True) == ("adamw", 5e-5)

@@ -246,7 +246,7 @@ def usual_lr(optimizer: str, batch: int, facts: FinetuneFacts) -> tuple[float, s
     base, what = (head, "a new head") if facts.head_only else (trained, "fine-tuning")
     if facts.lora:
         base, what = lora, "low-rank adapters"
-    elif not facts.trained:
+    elif not facts.trained and not facts.head_only:
         base, what = scratch, "training from scratch"
     ratio = batch / 32
     scaled = base * (ratio**0.5 if optimizer == "adamw" else ratio)
